@@ -1,0 +1,41 @@
+//! containerd's messages and services, generated from `proto/`.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic
+)]
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::semicolon_if_nothing_returned,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    clippy::excessive_nesting
+)]
+
+/// `containerd.types`.
+pub mod types {
+    tonic::include_proto!("containerd.types");
+}
+
+/// `containerd.services`.
+pub mod services {
+    /// `containerd.services.snapshots`.
+    pub mod snapshots {
+        /// `containerd.services.snapshots.v1`.
+        pub mod v1 {
+            tonic::include_proto!("containerd.services.snapshots.v1");
+        }
+    }
+    /// `containerd.services.content`.
+    pub mod content {
+        /// `containerd.services.content.v1`.
+        pub mod v1 {
+            tonic::include_proto!("containerd.services.content.v1");
+        }
+    }
+}
+
+pub use services::content::v1 as content;
+pub use services::snapshots::v1 as snapshots;
