@@ -1,0 +1,141 @@
+//! The command line.
+
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Containers that start from where their layers already lie.
+///
+/// Outcrop is a snapshotter for containerd that shows image layers out of a CVMFS repository
+/// instead of downloading them, and a CVMFS client.
+#[derive(Debug, Parser)]
+#[command(
+    name = "outcrop",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve containerd's snapshots over a socket until SIGTERM
+    ///
+    /// What is mounted stays mounted when the daemon stops: `outcrop release` unmounts.
+    Serve(ServeArgs),
+    /// Mount a whole CVMFS repository, in the foreground
+    ///
+    /// Runs until SIGTERM or SIGINT, which unmount, or until somebody unmounts DIR.
+    Mount(MountArgs),
+    /// Say, one line each, whether everything is there that `serve` needs
+    ///
+    /// A line that fails names the next step. The exit code is 0 if none fails.
+    Check(CheckArgs),
+    /// Unmount everything of ours, whether a daemon runs or not
+    ///
+    /// Containers that still run from these layers lose their files.
+    Release(ReleaseArgs),
+    /// The configuration file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the version
+    Version,
+    /// Print a file's first bytes; `check` runs it as a child, so that a read that never returns hurts nobody
+    #[command(hide = true)]
+    ProbeRead {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// `outcrop serve`
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Configuration [default: /etc/outcrop/config.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `outcrop mount`
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("revision"))]
+pub struct MountArgs {
+    /// The repository's full name, such as unpacked.cern.ch
+    #[arg(value_name = "FQRN")]
+    pub fqrn: String,
+    /// An existing directory
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Stratum 1 with the repository's path; tried in the order given [default: CVMFS_SERVER_URL of
+    /// /etc/cvmfs]
+    #[arg(long, value_name = "URL")]
+    pub server_url: Vec<String>,
+    /// Master key, or a directory with *.pub [default: CVMFS_PUBLIC_KEY or CVMFS_KEYS_DIR of
+    /// /etc/cvmfs]
+    #[arg(long, value_name = "FILE|DIR")]
+    pub public_key: Vec<PathBuf>,
+    /// Proxies: `|` between those that share the load, `;` between groups, DIRECT for none
+    /// [default: DIRECT with --server-url, else CVMFS_HTTP_PROXY of /etc/cvmfs]
+    #[arg(long, value_name = "LIST")]
+    pub proxy: Option<String>,
+    /// Where external data lies; without it external files cannot be read
+    #[arg(long, value_name = "URL")]
+    pub external_url: Vec<String>,
+    /// Directory of the cache [default: /var/lib/outcrop/mount/FQRN]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Upper limit of the cache, such as 20GiB [default: CVMFS_QUOTA_LIMIT of /etc/cvmfs, else 4GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub cache_quota: Option<bytesize::ByteSize>,
+    /// Mount the revision with this tag
+    #[arg(long, value_name = "NAME", group = "revision")]
+    pub tag: Option<String>,
+    /// Mount the last revision published at or before this time, such as 2026-01-31 or
+    /// 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "ISO", group = "revision")]
+    pub date: Option<String>,
+    /// Mount the revision with this root catalog
+    #[arg(long, value_name = "HASH", group = "revision")]
+    pub root_hash: Option<String>,
+    /// Value of $(NAME) in symbolic links
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub variable: Vec<String>,
+    /// Log as JSON, one object a line
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+/// `outcrop check`
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// Configuration [default: /etc/outcrop/config.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `outcrop release`
+#[derive(Args, Debug)]
+pub struct ReleaseArgs {
+    /// Configuration, for its `root` [default: /etc/outcrop/config.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `outcrop config …`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the default configuration with all keys and what they mean
+    Show,
+}
+
+/// The whole command line as a value, for man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
