@@ -1,4 +1,9 @@
 //! Merged trees against a naive model of the rules, and a table of the rules by themselves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "a test may fail, and tables are long"
+)]
 
 mod generate;
 

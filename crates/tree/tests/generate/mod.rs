@@ -135,7 +135,7 @@ pub(crate) fn any_entry(kinds: &'static [Kind]) -> impl Strategy<Value = Entry> 
 
 /// Targets of all lengths, absolute ones and such with `$(…)` among them.
 fn target_from(bytes: &[u8]) -> Vec<u8> {
-    let mut target = if bytes.len() % 2 == 0 {
+    let mut target = if bytes.len().is_multiple_of(2) {
         b"../$(V)/".to_vec()
     } else {
         b"/".to_vec()
