@@ -70,7 +70,7 @@ pub enum Error {
     },
     /// SQLite failed.
     #[error("records: {0}")]
-    Records(#[from] rusqlite::Error),
+    Records(#[source] crate::store::DatabaseError),
     /// A record holds something that this program did not write.
     #[error("record of snapshot {id}: {problem}")]
     BadRecord {
