@@ -1,1 +1,36 @@
-//! placeholder
+//! Finds an image's layers where they already lie and makes chains of them appear at paths.
+//!
+//! * A [`Source`] — an embedded CVMFS repository, or a directory that somebody else's client keeps
+//!   mounted — locates a layer by its digest and yields its tree.
+//! * [`Layers::claim`] answers whether a layer can be served without being pulled.
+//! * [`Layers::attach`] merges the trees of a chain and mounts the result: *attach a chain, get a
+//!   path*. [`Layers::detach`] ends it when nobody uses the chain any more.
+//! * [`RepositoryFs`] is the other file system on the same FUSE loop: a whole repository.
+//!
+//! Who asks is not known here: containerd's words stop at the crate `snapshotter`.
+//!
+//! ```text
+//! <root>/
+//! ├── trees/v<format>/<key>       a layer's tree, immutable, named by what it was made from
+//! └── chains/<key>/{tree,fs/}     the merged tree of a chain and its mount point
+//! ```
+
+mod attach;
+mod builds;
+mod chain_fs;
+mod content;
+mod embedded;
+mod error;
+mod layers;
+mod locate;
+mod metrics;
+mod mounted;
+mod repository_fs;
+mod source;
+mod tree_store;
+
+pub use error::{AttachError, Refusal, SourceError};
+pub use layers::{ChainLayer, Claimed, Config, LayerRequest, Layers};
+pub use metrics::Metrics;
+pub use repository_fs::{Ownership, RepositoryFs, RepositoryFsOptions};
+pub use source::{Embedded, Mounted, OpenRepository, Source};

@@ -1,0 +1,185 @@
+//! Chains that are mounted: one mount a chain, whoever asks.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use fuse::{MountOptions, Session};
+
+use crate::builds::lock;
+use crate::chain_fs::ChainFs;
+use crate::error::AttachError;
+use crate::metrics::Metrics;
+use crate::tree_store::{create_private, disk, is_key};
+
+/// The directory of chains.
+pub(crate) struct Attachments {
+    directory: PathBuf,
+    chains: Mutex<HashMap<String, Arc<Mutex<Option<Attached>>>>>,
+    workers: usize,
+    read_ahead_kib: u32,
+    metrics: Metrics,
+}
+
+struct Attached {
+    session: Session,
+    root_owner: (u32, u32),
+}
+
+impl Attachments {
+    /// Opens the directory and detaches what a dead daemon left mounted there: without its server
+    /// such a mount answers nothing. Its path is never touched, only the mount table is read.
+    pub(crate) fn open(
+        root: &Path,
+        workers: usize,
+        read_ahead_kib: u32,
+        metrics: Metrics,
+    ) -> Result<Self, AttachError> {
+        let directory = root.join("chains");
+        create_private(&directory)?;
+        // containerd's overlay is mounted by root, but a View's bind is entered by the container's
+        // user, who needs to pass through here only by the mount itself, never by this path.
+        detach_below(&directory)?;
+        Ok(Self {
+            directory,
+            chains: Mutex::default(),
+            workers,
+            read_ahead_kib,
+            metrics,
+        })
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where the merged tree of a chain is kept.
+    pub(crate) fn tree_path(&self, key: &str) -> PathBuf {
+        self.directory.join(key).join("tree")
+    }
+
+    pub(crate) fn mount_point(&self, key: &str) -> PathBuf {
+        self.directory.join(key).join("fs")
+    }
+
+    /// Mounts the chain unless it is mounted; `make` gives its file system.
+    pub(crate) fn attach(
+        &self,
+        key: &str,
+        make: impl FnOnce() -> Result<ChainFs, AttachError>,
+    ) -> Result<PathBuf, AttachError> {
+        let chain = self.chain(key);
+        let mut attached = lock(&chain);
+        let path = self.mount_point(key);
+        if attached
+            .as_ref()
+            .is_some_and(|attached| attached.session.is_alive())
+        {
+            return Ok(path);
+        }
+        create_private(&self.directory.join(key))?;
+        let files = make()?;
+        if !is_mount_point(&path)? {
+            fs::create_dir_all(&path).map_err(|cause| disk(&path, cause))?;
+        } else {
+            fuse::detach_path(&path).map_err(|cause| disk(&path, cause))?;
+        }
+        let root_owner = files.root_owner();
+        let session = Session::mount(Arc::new(files), &path, self.options())?;
+        *attached = Some(Attached {
+            session,
+            root_owner,
+        });
+        self.metrics.attached.inc();
+        self.metrics.chains.inc();
+        Ok(path)
+    }
+
+    /// Owner of a mounted chain's root directory.
+    pub(crate) fn root_owner(&self, key: &str) -> Option<(u32, u32)> {
+        let chain = self.chain(key);
+        let attached = lock(&chain);
+        attached.as_ref().map(|attached| attached.root_owner)
+    }
+
+    /// Unmounts the chain. An overlay that still stands above it reads on: the session serves until
+    /// the kernel has no user left, and only then ends.
+    pub(crate) fn detach(&self, key: &str) {
+        let chain = self.chain(key);
+        let mut attached = lock(&chain);
+        if let Some(attached) = attached.take() {
+            self.metrics.chains.dec();
+            if let Err(error) = attached.session.detach() {
+                tracing::warn!(chain = key, %error, "cannot detach");
+            }
+        }
+        let directory = self.directory.join(key);
+        for path in [directory.join("fs"), directory.clone()] {
+            if path == directory {
+                let _ = fs::remove_file(self.tree_path(key));
+            }
+            // Whatever is left is emptied at the next detach of the same chain.
+            let _ = fs::remove_dir(&path);
+        }
+        drop(attached);
+        let mut chains = lock(&self.chains);
+        if Arc::strong_count(&chain) == 2 {
+            chains.remove(key);
+        }
+    }
+
+    /// Unmounts every chain, on purpose.
+    pub(crate) fn release(&self) -> Result<usize, AttachError> {
+        lock(&self.chains).clear();
+        detach_below(&self.directory)
+    }
+
+    fn chain(&self, key: &str) -> Arc<Mutex<Option<Attached>>> {
+        Arc::clone(lock(&self.chains).entry(key.to_owned()).or_default())
+    }
+
+    fn options(&self) -> MountOptions {
+        MountOptions {
+            source: "outcrop".to_owned(),
+            subtype: "outcrop".to_owned(),
+            default_permissions: true,
+            read_ahead_kib: self.read_ahead_kib,
+            workers: self.workers,
+            suid: true,
+            dev: true,
+            ..MountOptions::default()
+        }
+    }
+}
+
+fn is_mount_point(path: &Path) -> Result<bool, AttachError> {
+    let mounts = fuse::mounts_below(path).map_err(|cause| disk(path, cause))?;
+    Ok(!mounts.is_empty())
+}
+
+/// Detaches every chain's mount below a directory; returns how many.
+pub(crate) fn detach_below(directory: &Path) -> Result<usize, AttachError> {
+    let mounts = fuse::mounts_below(directory).map_err(|cause| disk(directory, cause))?;
+    let mut detached = 0;
+    for mount in mounts
+        .iter()
+        .rev()
+        .filter(|mount| is_chain(directory, &mount.mount_point))
+    {
+        fuse::detach_path(&mount.mount_point).map_err(|cause| disk(&mount.mount_point, cause))?;
+        detached += 1;
+    }
+    Ok(detached)
+}
+
+fn is_chain(directory: &Path, mount_point: &Path) -> bool {
+    let Ok(below) = mount_point.strip_prefix(directory) else {
+        return false;
+    };
+    let mut parts = below
+        .components()
+        .map(|part| part.as_os_str().to_string_lossy().into_owned());
+    let key = parts.next();
+    key.is_some_and(|key| is_key(&key)) && parts.next().as_deref() == Some("fs")
+}

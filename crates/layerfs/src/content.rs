@@ -1,0 +1,136 @@
+//! How a tree's opaque content references are spelled: written when a layer's tree is built, read
+//! when the kernel asks for bytes. A reference is at most some 4 KiB long.
+//!
+//! ```text
+//! 0x00 object (cvmfs::ObjectRef, see there)
+//! 0x01 object (fixed length), path in the external store
+//! 0x02 ino u64, size u64, mtime i64 ns, path below the mounted repository
+//! ```
+
+use cvmfs::{Compression, ContentHash, ObjectRef, Suffix};
+
+/// A decoded content reference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ContentRef<'a> {
+    /// An object of the repository.
+    Object(ObjectRef),
+    /// A range of a file in the repository's external store.
+    External {
+        /// Hash of the range.
+        hash: ContentHash,
+        /// Path of the file in the store, absolute.
+        path: &'a [u8],
+    },
+    /// A file below a mounted repository.
+    File {
+        /// What the file looked like when the tree was built.
+        stamp: Stamp,
+        /// Path below the mounted repository.
+        path: &'a [u8],
+    },
+}
+
+/// Identity of a file in a file system that is not ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub ino: u64,
+    pub size: u64,
+    pub mtime_nanos: i64,
+}
+
+const OBJECT: u8 = 0;
+const EXTERNAL: u8 = 1;
+const FILE: u8 = 2;
+
+impl ContentRef<'_> {
+    /// Spells the reference.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Object(object) => {
+                out.push(OBJECT);
+                out.extend_from_slice(&object.to_bytes());
+            }
+            Self::External { hash, path } => {
+                // Spelled like an object that is stored plain, which it is, elsewhere.
+                let object = ObjectRef {
+                    hash: *hash,
+                    suffix: Suffix::Bulk,
+                    compression: Compression::None,
+                }
+                .to_bytes();
+                out.push(EXTERNAL);
+                out.extend_from_slice(&object);
+                out.extend_from_slice(path);
+            }
+            Self::File { stamp, path } => {
+                out.push(FILE);
+                out.extend_from_slice(&stamp.ino.to_le_bytes());
+                out.extend_from_slice(&stamp.size.to_le_bytes());
+                out.extend_from_slice(&stamp.mtime_nanos.to_le_bytes());
+                out.extend_from_slice(path);
+            }
+        }
+        out
+    }
+}
+
+/// Reads a reference; `None` if it is none of ours.
+pub(crate) fn decode(bytes: &[u8]) -> Option<ContentRef<'_>> {
+    let (&kind, rest) = bytes.split_first()?;
+    match kind {
+        OBJECT => Some(ContentRef::Object(ObjectRef::from_bytes(rest)?)),
+        EXTERNAL => {
+            let (object, path) = rest.split_at_checked(ObjectRef::ENCODED_BYTES)?;
+            Some(ContentRef::External {
+                hash: ObjectRef::from_bytes(object)?.hash,
+                path,
+            })
+        }
+        FILE => {
+            let (ino, rest) = rest.split_first_chunk::<8>()?;
+            let (size, rest) = rest.split_first_chunk::<8>()?;
+            let (mtime, path) = rest.split_first_chunk::<8>()?;
+            let stamp = Stamp {
+                ino: u64::from_le_bytes(*ino),
+                size: u64::from_le_bytes(*size),
+                mtime_nanos: i64::from_le_bytes(*mtime),
+            };
+            Some(ContentRef::File { stamp, path })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_comes_back() {
+        let stamp = Stamp {
+            ino: 7,
+            size: 1 << 40,
+            mtime_nanos: -5,
+        };
+        let file = ContentRef::File {
+            stamp,
+            path: b"a/\xff",
+        };
+        assert_eq!(decode(&file.encode()), Some(file));
+    }
+
+    #[test]
+    fn foreign_bytes_are_nothing() {
+        for bytes in [
+            &b""[..],
+            b"\x02short",
+            b"\x01\xff",
+            b"\x01",
+            b"\x09abc",
+            b"\x00",
+        ] {
+            assert_eq!(decode(bytes), None, "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! Claim and attach: from a layer's digest to a mounted chain.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::attach::Attachments;
+use crate::builds::{Build, Builds, Outcome};
+use crate::chain_fs::ChainFs;
+use crate::embedded::EmbeddedSource;
+use crate::error::{AttachError, Refusal, SourceError};
+use crate::locate::{Found, Sources};
+use crate::metrics::Metrics;
+use crate::mounted::MountedSource;
+use crate::source::{LayerSource, Located, Opened, Source};
+use crate::tree_store::{MappedTree, TreeStore, chain_key, is_key, map, tree_key, write_whole};
+use image::{Digest, EMPTY_LAYER, chain_id};
+
+/// Name of the source of layers that need none.
+const EMPTY_SOURCE: &str = "empty";
+
+/// What [`Layers::open`] needs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// State directory, on a real disk file system.
+    pub root: PathBuf,
+    /// How long attach waits for a layer's tree.
+    pub build_deadline: Duration,
+    /// Threads that resolve layers and build trees.
+    pub build_threads: usize,
+    /// Threads that answer the kernel, for each mount.
+    pub workers: usize,
+    /// Read-ahead of each mount, KiB.
+    pub read_ahead_kib: u32,
+}
+
+/// A layer that is asked for.
+#[derive(Debug, Clone)]
+pub struct LayerRequest {
+    /// Digest of the layer's blob as the manifest has it.
+    pub layer: Digest,
+    /// chainID of the layer with all below it.
+    pub chain_id: Digest,
+    /// chainID of the layers below; none for the lowest layer.
+    pub parent_chain_id: Option<Digest>,
+    /// diffID as the image states it, where known and checked to lead to `chain_id`.
+    pub diff_id: Option<Digest>,
+    /// This and the following layers of the image, as far as known.
+    pub image_layers: Vec<Digest>,
+}
+
+/// A layer that can be served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// Name of the source.
+    pub source: String,
+    /// Name of the tree.
+    pub tree: String,
+    /// diffID as the signed source states it.
+    pub diff_id: Option<Digest>,
+    /// Bytes of the unpacked layer, 0 if unknown.
+    pub size: u64,
+}
+
+/// One layer of a chain, from its snapshot's record.
+#[derive(Debug, Clone)]
+pub struct ChainLayer {
+    /// Digest of the layer's blob.
+    pub layer: Digest,
+    /// Name of its tree.
+    pub tree: String,
+    /// Name of its source.
+    pub source: String,
+}
+
+/// The lazy layers of one node. Cheap to share.
+pub struct Layers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    sources: Sources,
+    trees: TreeStore,
+    builds: Arc<Builds>,
+    attachments: Attachments,
+    build_deadline: Duration,
+    metrics: Metrics,
+}
+
+impl Layers {
+    /// Opens the state below `config.root`. Needs no network.
+    ///
+    /// # Errors
+    /// The state directory cannot be used, or threads cannot be started.
+    pub fn open(config: Config, sources: Vec<Source>) -> Result<Self, AttachError> {
+        let metrics = Metrics::default();
+        let trees = TreeStore::open(&config.root)?;
+        let attachments = Attachments::open(
+            &config.root,
+            config.workers,
+            config.read_ahead_kib,
+            metrics.clone(),
+        )?;
+        let sources = sources.into_iter().map(|source| -> Arc<dyn LayerSource> {
+            match source {
+                Source::Embedded(embedded) => Arc::new(EmbeddedSource::new(embedded)),
+                Source::Mounted(mounted) => {
+                    let own = attachments.directory().to_owned();
+                    Arc::new(MountedSource::new(mounted, own))
+                }
+            }
+        });
+        let sources = Sources::new(sources.chain([Arc::new(Empty) as _]).collect());
+        let builds = Builds::start(config.build_threads).map_err(|cause| AttachError::Disk {
+            path: config.root.clone(),
+            cause,
+        })?;
+        let build_deadline = config.build_deadline;
+        let inner = Inner {
+            sources,
+            trees,
+            builds,
+            attachments,
+            build_deadline,
+            metrics,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Figures.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// Finds a layer, verifies what its source states, and begins to build its tree and those of
+    /// the image's other layers.
+    ///
+    /// # Errors
+    /// Why the layer cannot be served lazily.
+    pub fn claim(&self, request: &LayerRequest) -> Result<Claimed, Refusal> {
+        let claimed = self.inner.claim(request);
+        match &claimed {
+            Ok(_) => self.inner.metrics.claimed.inc(),
+            Err(_) => self.inner.metrics.refused.inc(),
+        };
+        if claimed.is_ok() {
+            self.resolve_ahead(&request.image_layers);
+        }
+        claimed
+    }
+
+    /// Makes the merged tree of `chain` (bottom to top) appear; returns its path.
+    ///
+    /// # Errors
+    /// What keeps the chain from being mounted now; names the layer.
+    pub fn attach(&self, chain: &[ChainLayer]) -> Result<PathBuf, AttachError> {
+        let key = chain_key(chain.iter().map(|layer| layer.tree.as_str()));
+        let inner = &self.inner;
+        inner.attachments.attach(&key, || {
+            let tree = inner.merged(&key, chain)?;
+            let sources = chain
+                .iter()
+                .map(|layer| inner.source_of(layer).cloned())
+                .collect::<Result<_, _>>()?;
+            Ok(ChainFs::new(tree, sources, inner.metrics.clone()))
+        })
+    }
+
+    /// Owner of the root directory of an attached chain.
+    pub fn root_owner(&self, chain: &[ChainLayer]) -> Option<(u32, u32)> {
+        let key = chain_key(chain.iter().map(|layer| layer.tree.as_str()));
+        self.inner.attachments.root_owner(&key)
+    }
+
+    /// Unmounts a chain that nobody uses any more.
+    pub fn detach(&self, chain: &[ChainLayer]) {
+        let key = chain_key(chain.iter().map(|layer| layer.tree.as_str()));
+        self.inner.attachments.detach(&key);
+    }
+
+    /// Removes the trees that no record names; returns how many.
+    ///
+    /// # Errors
+    /// The state directory cannot be read or written.
+    pub fn retain_trees(&self, named: impl Fn(&str) -> bool) -> Result<usize, AttachError> {
+        self.inner.trees.retain(named)
+    }
+
+    /// Unmounts every chain on purpose; returns how many were mounted.
+    ///
+    /// # Errors
+    /// The kernel refuses an unmount.
+    pub fn release(&self) -> Result<usize, AttachError> {
+        self.inner.attachments.release()
+    }
+
+    /// Resolves the image's layers in parallel in the background.
+    fn resolve_ahead(&self, layers: &[Digest]) {
+        for layer in layers.iter().copied() {
+            let inner = Arc::clone(&self.inner);
+            self.inner.builds.later(move || {
+                if let Ok(found) = inner.sources.find(&layer) {
+                    inner.build(&layer, &found);
+                }
+            });
+        }
+    }
+}
+
+impl Inner {
+    fn claim(self: &Arc<Self>, request: &LayerRequest) -> Result<Claimed, Refusal> {
+        let parent = request.parent_chain_id.as_ref();
+        if chain_id(parent, &EMPTY_LAYER) == request.chain_id {
+            return self.claim_empty(request);
+        }
+        let found = self.sources.find(&request.layer)?;
+        if let Some(stated) = &found.located.diff_id
+            && chain_id(parent, stated) != request.chain_id
+        {
+            return Err(Refusal::DiffIdMismatch {
+                layer: request.layer.to_string(),
+                stated: stated.to_string(),
+                chain_id: request.chain_id.to_string(),
+            });
+        }
+        self.build(&request.layer, &found);
+        let believed = request.diff_id.filter(|_| found.source.trusted());
+        Ok(Claimed {
+            source: found.source.name().to_owned(),
+            tree: found.tree,
+            diff_id: found.located.diff_id.or(believed),
+            size: found.located.size,
+        })
+    }
+
+    fn claim_empty(&self, request: &LayerRequest) -> Result<Claimed, Refusal> {
+        let key = tree_key(&request.layer, EMPTY_SOURCE);
+        self.put_empty(&key)
+            .map_err(|error| SourceError::Unavailable {
+                source_name: EMPTY_SOURCE.to_owned(),
+                reason: error.to_string(),
+            })?;
+        Ok(Claimed {
+            source: EMPTY_SOURCE.to_owned(),
+            tree: key,
+            diff_id: Some(EMPTY_LAYER),
+            size: 0,
+        })
+    }
+
+    fn put_empty(&self, key: &str) -> Result<(), AttachError> {
+        if self.trees.contains(key) {
+            return Ok(());
+        }
+        let bytes = tree::Builder::new()
+            .finish()
+            .map_err(|error| AttachError::TreeFile {
+                path: self.trees.path(key),
+                reason: error.to_string(),
+            })?;
+        self.trees.put(key, &bytes)
+    }
+
+    /// Builds the tree in the background unless it is there.
+    fn build(self: &Arc<Self>, layer: &Digest, found: &Found) -> Option<Arc<Build>> {
+        if self.trees.contains(&found.tree) {
+            return None;
+        }
+        let inner = Arc::clone(self);
+        let (layer, work) = (*layer, found.clone());
+        Some(
+            self.builds
+                .build(&found.tree, move || inner.build_now(&layer, &work)),
+        )
+    }
+
+    fn build_now(&self, layer: &Digest, found: &Found) -> Result<(), String> {
+        if self.trees.contains(&found.tree) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let built = found
+            .source
+            .build(&found.located)
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| {
+                self.trees
+                    .put(&found.tree, &bytes)
+                    .map_err(|error| error.to_string())?;
+                Ok(bytes.len())
+            });
+        match built {
+            Ok(bytes) => {
+                self.metrics.trees_built.inc();
+                tracing::info!(%layer, bytes, seconds = started.elapsed().as_secs_f64(), "tree built");
+                Ok(())
+            }
+            Err(reason) => {
+                self.metrics.trees_failed.inc();
+                tracing::warn!(%layer, reason, "tree cannot be built");
+                Err(reason)
+            }
+        }
+    }
+
+    fn source_of(&self, layer: &ChainLayer) -> Result<&Arc<dyn LayerSource>, AttachError> {
+        self.sources
+            .named(&layer.source)
+            .ok_or_else(|| AttachError::UnknownSource {
+                layer: layer.layer.to_string(),
+                source_name: layer.source.clone(),
+            })
+    }
+
+    /// The chain's tree: kept from before, or merged from its layers' trees.
+    fn merged(
+        self: &Arc<Self>,
+        key: &str,
+        chain: &[ChainLayer],
+    ) -> Result<MappedTree, AttachError> {
+        let path = self.attachments.tree_path(key);
+        match map(&path) {
+            Ok(Some(tree)) => return Ok(tree),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "damaged merged tree is made again"),
+        }
+        let deadline = Instant::now() + self.build_deadline;
+        let trees = chain
+            .iter()
+            .map(|layer| self.layer_tree(layer, deadline))
+            .collect::<Result<Vec<_>, _>>()?;
+        let borrowed: Vec<&MappedTree> = trees.iter().map(AsRef::as_ref).collect();
+        write_whole(&path, "merged", &tree::merge(&borrowed)?)?;
+        map(&path)?.ok_or_else(|| AttachError::TreeFile {
+            path,
+            reason: "vanished after it was written".to_owned(),
+        })
+    }
+
+    /// One layer's tree: from the store, from a build in hand, or built again from its source.
+    fn layer_tree(
+        self: &Arc<Self>,
+        layer: &ChainLayer,
+        deadline: Instant,
+    ) -> Result<Arc<MappedTree>, AttachError> {
+        if !is_key(&layer.tree) {
+            return Err(AttachError::TreeFile {
+                path: self.trees.path("?"),
+                reason: format!("{:?} is not the name of a tree", layer.tree),
+            });
+        }
+        if layer.source == EMPTY_SOURCE {
+            self.put_empty(&layer.tree)?;
+        }
+        if let Some(tree) = self.trees.get(&layer.tree)? {
+            return Ok(tree);
+        }
+        let source = self.source_of(layer)?;
+        let failed = |cause| AttachError::Layer {
+            layer: layer.layer.to_string(),
+            cause,
+        };
+        let found = self.find_as_claimed(layer, source)?;
+        if let Some(build) = self.build(&layer.layer, &found) {
+            match build.wait(deadline) {
+                Some(Outcome::Built) => {}
+                Some(Outcome::Failed(reason)) => {
+                    let source_name = layer.source.clone();
+                    return Err(failed(SourceError::Unavailable {
+                        source_name,
+                        reason,
+                    }));
+                }
+                None => {
+                    return Err(AttachError::Deadline {
+                        layer: layer.layer.to_string(),
+                        seconds: self.build_deadline.as_secs(),
+                    });
+                }
+            }
+        }
+        self.trees
+            .get(&layer.tree)?
+            .ok_or_else(|| AttachError::TreeFile {
+                path: self.trees.path(&layer.tree),
+                reason: "vanished after it was built".to_owned(),
+            })
+    }
+
+    fn find_as_claimed(
+        &self,
+        layer: &ChainLayer,
+        source: &Arc<dyn LayerSource>,
+    ) -> Result<Found, AttachError> {
+        if let Ok(found) = self.sources.find(&layer.layer)
+            && found.tree == layer.tree
+        {
+            return Ok(found);
+        }
+        let found = Sources::find_in(source, &layer.layer).map_err(|cause| AttachError::Layer {
+            layer: layer.layer.to_string(),
+            cause,
+        })?;
+        found
+            .filter(|found| found.tree == layer.tree)
+            .ok_or_else(|| AttachError::Republished {
+                layer: layer.layer.to_string(),
+                source_name: layer.source.clone(),
+            })
+    }
+}
+
+/// The source of the empty layer, which needs none: it is found by its diffID, never searched.
+struct Empty;
+
+impl LayerSource for Empty {
+    fn name(&self) -> &str {
+        EMPTY_SOURCE
+    }
+
+    fn trusted(&self) -> bool {
+        false
+    }
+
+    fn locate(&self, _: &Digest) -> Result<Option<Located>, SourceError> {
+        Ok(None)
+    }
+
+    fn build(&self, _: &Located) -> Result<Vec<u8>, SourceError> {
+        Err(no_content())
+    }
+
+    fn open(&self, _: &tree::Extent<'_>) -> Result<Opened, SourceError> {
+        Err(no_content())
+    }
+}
+
+fn no_content() -> SourceError {
+    SourceError::Corrupt {
+        source_name: EMPTY_SOURCE.to_owned(),
+        reason: "an empty layer has no content".to_owned(),
+    }
+}

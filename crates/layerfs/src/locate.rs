@@ -1,0 +1,104 @@
+//! Which source holds a layer: asked in order, remembered for a while.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use image::Digest;
+
+use crate::builds::lock;
+use crate::error::{Refusal, SourceError};
+use crate::source::{LayerSource, Located};
+use crate::tree_store::tree_key;
+
+/// A layer of an image is asked for again within seconds, by the next Prepare. Longer memory would
+/// hide a new revision.
+const REMEMBER: Duration = Duration::from_secs(30);
+/// Bound of the memory; an image has at most some hundred layers.
+const MAX_REMEMBERED: usize = 4096;
+
+/// A layer and where it was found.
+#[derive(Clone)]
+pub(crate) struct Found {
+    pub source: Arc<dyn LayerSource>,
+    pub located: Located,
+    /// Name of its tree.
+    pub tree: String,
+}
+
+/// The configured sources.
+pub(crate) struct Sources {
+    sources: Vec<Arc<dyn LayerSource>>,
+    remembered: Mutex<HashMap<Digest, (Instant, Found)>>,
+}
+
+impl Sources {
+    pub(crate) fn new(sources: Vec<Arc<dyn LayerSource>>) -> Self {
+        Self {
+            sources,
+            remembered: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<&Arc<dyn LayerSource>> {
+        self.sources.iter().find(|source| source.name() == name)
+    }
+
+    /// The first source that holds the layer. A source that fails does not hide the next one.
+    pub(crate) fn find(&self, layer: &Digest) -> Result<Found, Refusal> {
+        if let Some(found) = self.recall(layer) {
+            return Ok(found);
+        }
+        let mut failed: Option<SourceError> = None;
+        for source in &self.sources {
+            match source.locate(layer) {
+                Ok(Some(located)) => return Ok(self.remember(layer, source, located)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%layer, %error, "a source failed, the next one is asked");
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        Err(failed.map_or_else(
+            || Refusal::NotFound {
+                layer: layer.to_string(),
+            },
+            Refusal::Source,
+        ))
+    }
+
+    /// Asks one source again, past what is remembered.
+    pub(crate) fn find_in(
+        source: &Arc<dyn LayerSource>,
+        layer: &Digest,
+    ) -> Result<Option<Found>, SourceError> {
+        let located = source.locate(layer)?;
+        Ok(located.map(|located| Found {
+            tree: tree_key(layer, &located.identity),
+            source: Arc::clone(source),
+            located,
+        }))
+    }
+
+    fn recall(&self, layer: &Digest) -> Option<Found> {
+        let remembered = lock(&self.remembered);
+        let (at, found) = remembered.get(layer)?;
+        (at.elapsed() < REMEMBER).then(|| found.clone())
+    }
+
+    fn remember(&self, layer: &Digest, source: &Arc<dyn LayerSource>, located: Located) -> Found {
+        let tree = tree_key(layer, &located.identity);
+        let found = Found {
+            source: Arc::clone(source),
+            located,
+            tree,
+        };
+        let mut remembered = lock(&self.remembered);
+        if remembered.len() >= MAX_REMEMBERED {
+            remembered.clear();
+        }
+        remembered.insert(*layer, (Instant::now(), found.clone()));
+        found
+    }
+}

@@ -1,0 +1,514 @@
+//! Layers in a directory that somebody else's client keeps mounted. Its bytes are trusted as that
+//! client is: they are read through and never enter the cache.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::Digest;
+use image::repository_layout::{LayerStatement, Layout, MAX_LAYERS_JSON, STRAY_CATALOG_MARKER};
+use tree::{Builder, Entry, Kind};
+
+use crate::content::{ContentRef, Stamp, decode};
+use crate::error::SourceError;
+use crate::source::{LayerSource, Located, Mounted, Opened};
+
+/// Bounds of a walk: a directory of somebody else's may hold anything.
+const MAX_ENTRIES: usize = 4_000_000;
+const MAX_DEPTH: usize = 1_000;
+/// Entries whose owners tell whether the client claims ownership.
+const OWNER_SAMPLE: usize = 64;
+
+/// A mounted repository as a source.
+pub(crate) struct MountedSource {
+    name: String,
+    directory: PathBuf,
+    trusted: bool,
+    /// Outcrop's own chains; a source below them would make the daemon wait for itself.
+    own_mounts: PathBuf,
+}
+
+impl MountedSource {
+    pub(crate) fn new(mounted: Mounted, own_mounts: PathBuf) -> Self {
+        let name = format!("mounted:{}", mounted.directory.display());
+        let trusted = mounted.trust_without_diff_id;
+        Self {
+            name,
+            directory: mounted.directory,
+            trusted,
+            own_mounts,
+        }
+    }
+
+    fn unavailable(&self, path: &Path, error: &std::io::Error) -> SourceError {
+        SourceError::Unavailable {
+            source_name: self.name.clone(),
+            reason: format!("{}: {error}", path.display()),
+        }
+    }
+
+    fn corrupt(&self, reason: String) -> SourceError {
+        SourceError::Corrupt {
+            source_name: self.name.clone(),
+            reason,
+        }
+    }
+
+    fn refuse_own(&self) -> Result<(), SourceError> {
+        if self.directory.starts_with(&self.own_mounts) {
+            return Err(SourceError::OwnMount {
+                directory: self.directory.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The directory below the mount point.
+    fn absolute(&self, path: &str) -> PathBuf {
+        self.directory.join(path.trim_start_matches('/'))
+    }
+
+    fn locate_in(&self, layout: Layout, layer: &Digest) -> Result<Option<Located>, SourceError> {
+        let path = layout.files(layer);
+        let files = self.absolute(&path);
+        let root = match fs::symlink_metadata(&files) {
+            Ok(metadata) if metadata.is_dir() => metadata,
+            Ok(_) => return Err(self.corrupt(format!("{} is not a directory", files.display()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return self.missing(),
+            Err(error) => return Err(self.unavailable(&files, &error)),
+        };
+        self.refuse_claimed_ownership(&files)?;
+        let statement = self.statement(layout, layer)?;
+        Ok(Some(Located {
+            identity: self.identity(&files, &root),
+            path,
+            diff_id: statement.map(|statement| statement.diff_id),
+            size: statement.map_or(0, |statement| statement.diff_size),
+        }))
+    }
+
+    /// "Not there" is only true of a repository that is mounted: an empty mount point has nothing.
+    fn missing(&self) -> Result<Option<Located>, SourceError> {
+        let listed =
+            fs::read_dir(&self.directory).and_then(|mut entries| entries.next().transpose());
+        match listed {
+            Ok(Some(_)) => Ok(None),
+            Ok(None) => Err(SourceError::Unavailable {
+                source_name: self.name.clone(),
+                reason: format!("{} is empty: is it mounted?", self.directory.display()),
+            }),
+            Err(error) => Err(self.unavailable(&self.directory, &error)),
+        }
+    }
+
+    fn statement(
+        &self,
+        layout: Layout,
+        layer: &Digest,
+    ) -> Result<Option<LayerStatement>, SourceError> {
+        let Some(path) = layout.layers_json(layer) else {
+            return Ok(None);
+        };
+        let path = self.absolute(&path);
+        let json = match read_bounded(&path, MAX_LAYERS_JSON) {
+            Ok(json) => json,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.unavailable(&path, &error)),
+        };
+        LayerStatement::parse(&json, layer)
+            .map(Some)
+            .map_err(|error| self.corrupt(format!("{}: {error}", path.display())))
+    }
+
+    /// The catalog's hash where the client tells it (first line of a magic attribute), else what
+    /// the directory looks like.
+    fn identity(&self, files: &Path, root: &fs::Metadata) -> String {
+        let mut value = vec![0; 64 << 10];
+        let counters = rustix::fs::getxattr(files, "user.catalog_counters", &mut value[..])
+            .ok()
+            .and_then(|length| String::from_utf8(value[..length].to_vec()).ok());
+        let hash = counters
+            .as_deref()
+            .and_then(|text| text.lines().next())
+            .and_then(|line| line.strip_prefix("catalog_hash: "));
+        match hash {
+            Some(hash) => format!("mounted {}", hash.trim()),
+            None => format!(
+                "mounted {} ino {} mtime {}.{:09}",
+                self.name,
+                root.ino(),
+                root.mtime(),
+                root.mtime_nsec()
+            ),
+        }
+    }
+
+    /// A client that claims ownership shows one owner, its own, for everything.
+    fn refuse_claimed_ownership(&self, files: &Path) -> Result<(), SourceError> {
+        let mut owners = vec![self.directory.clone(), files.to_owned()];
+        if let Ok(entries) = fs::read_dir(files) {
+            owners.extend(
+                entries
+                    .take(OWNER_SAMPLE)
+                    .flatten()
+                    .map(|entry| entry.path()),
+            );
+        }
+        let owners: Vec<_> = owners
+            .iter()
+            .filter_map(|path| fs::symlink_metadata(path).ok())
+            .map(|metadata| (metadata.uid(), metadata.gid()))
+            .collect();
+        let claimed = owners.first().is_some_and(|first| {
+            first.0 != 0 && owners.len() > 2 && owners.iter().all(|owner| owner == first)
+        });
+        if claimed {
+            return Err(SourceError::ClaimedOwnership {
+                directory: self.directory.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl LayerSource for MountedSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn trusted(&self) -> bool {
+        self.trusted
+    }
+
+    fn locate(&self, layer: &Digest) -> Result<Option<Located>, SourceError> {
+        self.refuse_own()?;
+        for layout in Layout::ALL {
+            if let Some(located) = self.locate_in(layout, layer)? {
+                return Ok(Some(located));
+            }
+        }
+        Ok(None)
+    }
+
+    fn build(&self, located: &Located) -> Result<Vec<u8>, SourceError> {
+        self.refuse_own()?;
+        let mut walk = Walk::new(self, located)?;
+        while let Some((path, depth)) = walk.pending.pop() {
+            walk.directory(&path, depth)?;
+        }
+        walk.builder
+            .finish()
+            .map_err(|cause| self.tree_error(cause))
+    }
+
+    fn open(&self, extent: &tree::Extent<'_>) -> Result<Opened, SourceError> {
+        let Some(ContentRef::File { stamp, path }) = decode(extent.content) else {
+            return Err(self.corrupt("a tree refers to content of another kind".to_owned()));
+        };
+        let path = self.directory.join(OsStr::from_bytes(path));
+        let file = File::open(&path).map_err(|error| self.unavailable(&path, &error))?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| self.unavailable(&path, &error))?;
+        if stamp_of(&metadata) != stamp {
+            return Err(SourceError::Changed { path });
+        }
+        Ok(Opened::File(Arc::new(file), extent.offset))
+    }
+}
+
+impl MountedSource {
+    fn tree_error(&self, cause: tree::BuildError) -> SourceError {
+        SourceError::Tree {
+            source_name: self.name.clone(),
+            cause,
+        }
+    }
+}
+
+/// A walk over a layer's directory.
+struct Walk<'a> {
+    source: &'a MountedSource,
+    root: PathBuf,
+    builder: Builder,
+    pending: Vec<(PathBuf, usize)>,
+    implicit_since: Option<(i64, i64)>,
+    entries: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn new(source: &'a MountedSource, located: &Located) -> Result<Self, SourceError> {
+        let root = source.absolute(&located.path);
+        let metadata =
+            fs::symlink_metadata(&root).map_err(|error| source.unavailable(&root, &error))?;
+        let ducc = located.path.starts_with("/.layers/");
+        let mut walk = Self {
+            source,
+            builder: Builder::new(),
+            pending: vec![(PathBuf::new(), 0)],
+            implicit_since: ducc.then(|| (metadata.mtime(), metadata.mtime_nsec())),
+            entries: 0,
+            root,
+        };
+        walk.add(Path::new(""), &metadata)?;
+        Ok(walk)
+    }
+
+    fn directory(&mut self, relative: &Path, depth: usize) -> Result<(), SourceError> {
+        let path = self.root.join(relative);
+        let failed = |error: std::io::Error| self.source.unavailable(&path, &error);
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if depth == 0 && entry.file_name() == STRAY_CATALOG_MARKER {
+                continue;
+            }
+            let metadata = entry.metadata().map_err(failed)?;
+            let relative = relative.join(entry.file_name());
+            self.entries += 1;
+            if self.entries > MAX_ENTRIES || depth > MAX_DEPTH {
+                return Err(self
+                    .source
+                    .corrupt(format!("{} is too large", self.root.display())));
+            }
+            self.add(&relative, &metadata)?;
+            if metadata.is_dir() {
+                self.pending.push((relative, depth + 1));
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, relative: &Path, metadata: &fs::Metadata) -> Result<(), SourceError> {
+        let path = self.root.join(relative);
+        let Some(kind) = Kind::from_type_bits(metadata.mode()) else {
+            return Err(self
+                .source
+                .corrupt(format!("{}: unknown file type", path.display())));
+        };
+        let symlink = if kind == Kind::Symlink {
+            self.link_target(&path)?
+        } else {
+            Vec::new()
+        };
+        let entry = Entry {
+            kind,
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+            size: if kind == Kind::Symlink {
+                symlink.len() as u64
+            } else {
+                metadata.size()
+            },
+            mtime: metadata.mtime(),
+            mtime_nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or(0),
+            rdev: if matches!(kind, Kind::CharDevice | Kind::BlockDevice) {
+                metadata.rdev()
+            } else {
+                0
+            },
+            xattrs: stored_xattrs(&path),
+            symlink,
+            extents: self.extents(kind, &path, metadata),
+            link_group: (kind != Kind::Directory && metadata.nlink() > 1).then(|| metadata.ino()),
+            implicit: self.is_implicit(metadata),
+        };
+        self.builder
+            .add(relative.as_os_str().as_bytes(), entry)
+            .map_err(|cause| self.source.tree_error(cause))
+    }
+
+    fn is_implicit(&self, metadata: &fs::Metadata) -> bool {
+        metadata.is_dir()
+            && (metadata.mode() & 0o7777, metadata.uid(), metadata.gid()) == (0o755, 0, 0)
+            && self
+                .implicit_since
+                .is_some_and(|since| (metadata.mtime(), metadata.mtime_nsec()) >= since)
+    }
+
+    fn extents(
+        &self,
+        kind: Kind,
+        path: &Path,
+        metadata: &fs::Metadata,
+    ) -> Vec<(u64, u64, Vec<u8>)> {
+        if kind != Kind::File || metadata.size() == 0 {
+            return Vec::new();
+        }
+        let below = path.strip_prefix(&self.source.directory).unwrap_or(path);
+        let reference = ContentRef::File {
+            stamp: stamp_of(metadata),
+            path: below.as_os_str().as_bytes(),
+        };
+        vec![(0, metadata.size(), reference.encode())]
+    }
+
+    /// The stored target: the client expands `$(…)` in what readlink shows.
+    fn link_target(&self, path: &Path) -> Result<Vec<u8>, SourceError> {
+        let mut raw = vec![0; 64 << 10];
+        for name in ["user.rawlink", "xfsroot.rawlink"] {
+            if let Ok(length) = rustix::fs::lgetxattr(path, name, &mut raw[..]) {
+                return Ok(raw[..length].to_vec());
+            }
+        }
+        let target = fs::read_link(path).map_err(|error| self.source.unavailable(path, &error))?;
+        Ok(target.into_os_string().into_encoded_bytes())
+    }
+}
+
+fn stamp_of(metadata: &fs::Metadata) -> Stamp {
+    Stamp {
+        ino: metadata.ino(),
+        size: metadata.size(),
+        mtime_nanos: metadata
+            .mtime()
+            .saturating_mul(1_000_000_000)
+            .saturating_add(metadata.mtime_nsec()),
+    }
+}
+
+/// Attributes that the layer has. Those in `user.` that the client makes up are not listed by it.
+fn stored_xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut names = vec![0; 64 << 10];
+    let Ok(length) = rustix::fs::llistxattr(path, &mut names[..]) else {
+        return Vec::new();
+    };
+    let mut value = vec![0; 64 << 10];
+    names[..length]
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+        .filter_map(|name| {
+            let length = rustix::fs::lgetxattr(path, name, &mut value[..]).ok()?;
+            Some((name.to_vec(), value[..length].to_vec()))
+        })
+        .collect()
+}
+
+fn read_bounded(path: &Path, limit: usize) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(limit as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        return Err(std::io::Error::other(format!("larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use tree::Tree;
+
+    const LAYER: &[u8] = b"a layer's blob";
+
+    fn fixture() -> (tempfile::TempDir, PathBuf, Digest) {
+        let root = tempfile::tempdir().unwrap();
+        let layer = Digest::of(LAYER);
+        let files = root
+            .path()
+            .join(Layout::Unpacked.files(&layer).trim_start_matches('/'));
+        fs::create_dir_all(files.join("bin")).unwrap();
+        fs::write(files.join("bin/tool"), b"tool").unwrap();
+        fs::hard_link(files.join("bin/tool"), files.join("bin/alias")).unwrap();
+        symlink("tool", files.join("bin/link")).unwrap();
+        fs::set_permissions(files.join("bin/tool"), fs::Permissions::from_mode(0o4755)).unwrap();
+        (root, files, layer)
+    }
+
+    fn source(root: &Path) -> MountedSource {
+        let mounted = Mounted {
+            directory: root.to_owned(),
+            trust_without_diff_id: false,
+        };
+        MountedSource::new(mounted, PathBuf::from("/nowhere/chains"))
+    }
+
+    #[test]
+    fn a_directory_becomes_a_tree_and_its_files_are_read_through() {
+        let (root, _, layer) = fixture();
+        let source = source(root.path());
+        let located = source.locate(&layer).unwrap().expect("there");
+        assert_eq!(located.diff_id, None);
+        let tree = Tree::parse(source.build(&located).unwrap()).unwrap();
+        let tool = tree.lookup_path(b"bin/tool").unwrap();
+        assert_eq!(tree.lookup_path(b"bin/alias"), Some(tool));
+        assert_eq!(
+            (tree.attributes(tool).mode, tree.attributes(tool).nlink),
+            (0o4755, 2)
+        );
+        assert_eq!(
+            tree.symlink(tree.lookup_path(b"bin/link").unwrap()),
+            b"tool"
+        );
+        let extent = tree.extent_at(tool, 0).unwrap();
+        let opened = source.open(&extent).unwrap();
+        assert_eq!(std::io::read_to_string(opened.file()).unwrap(), "tool");
+    }
+
+    #[test]
+    fn a_changed_file_is_not_served() {
+        let (root, files, layer) = fixture();
+        let source = source(root.path());
+        let located = source.locate(&layer).unwrap().unwrap();
+        let tree = Tree::parse(source.build(&located).unwrap()).unwrap();
+        fs::write(files.join("bin/tool"), b"evil, and longer").unwrap();
+        let extent = tree
+            .extent_at(tree.lookup_path(b"bin/tool").unwrap(), 0)
+            .unwrap();
+        assert!(matches!(
+            source.open(&extent),
+            Err(SourceError::Changed { .. })
+        ));
+    }
+
+    #[test]
+    fn an_empty_mount_point_is_unavailable_and_not_a_miss() {
+        let empty = tempfile::tempdir().unwrap();
+        let missed = source(empty.path()).locate(&Digest::of(LAYER));
+        assert!(matches!(missed, Err(SourceError::Unavailable { .. })));
+        let (root, ..) = fixture();
+        assert!(
+            source(root.path())
+                .locate(&Digest::of(b"another"))
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn own_mounts_are_refused() {
+        let (root, _, layer) = fixture();
+        let mounted = Mounted {
+            directory: root.path().join("x/fs"),
+            trust_without_diff_id: false,
+        };
+        let source = MountedSource::new(mounted, root.path().to_owned());
+        assert!(matches!(
+            source.locate(&layer),
+            Err(SourceError::OwnMount { .. })
+        ));
+    }
+
+    #[test]
+    fn one_owner_for_everything_is_refused_with_the_line_to_add() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: changing owners needs root");
+            return;
+        }
+        let (root, files, layer) = fixture();
+        for path in [root.path().to_owned(), files.clone(), files.join("bin")] {
+            std::os::unix::fs::chown(path, Some(990), Some(990)).unwrap();
+        }
+        let error = source(root.path()).locate(&layer).unwrap_err();
+        assert!(
+            error.to_string().contains("CVMFS_CLAIM_OWNERSHIP=no"),
+            "{error}"
+        );
+    }
+}
