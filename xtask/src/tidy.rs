@@ -1,0 +1,189 @@
+//! The architecture, executed: arrows between crates, sole homes of dependencies, names, sizes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use e2e::workspace;
+
+use crate::cargo::{self, Metadata, Package};
+
+/// Which of ours each crate may import (ARCHITECTURE.md, "Crates"). A crate that is not here may import none and must be added.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("cache", &[]),
+    ("image", &[]),
+    ("tree", &[]),
+    ("sys", &[]),
+    ("fuse", &["sys"]),
+    ("cvmfs", &["cache"]),
+    ("snapshotter", &["image"]),
+    ("layerfs", &["cvmfs", "image", "tree", "cache", "fuse", "sys"]),
+    ("outcrop", &["cache", "image", "tree", "sys", "fuse", "cvmfs", "snapshotter", "layerfs"]),
+    ("testkit", &[]),
+    ("e2e", &[]),
+    ("bench", &[]),
+    ("xtask", &["e2e", "outcrop"]),
+];
+
+/// What tests may import beyond that.
+const TESTS_MAY_IMPORT: &[&str] = &["testkit"];
+
+/// Dependencies that few crates may have. The last column is for tests only.
+const SOLE_HOME: &[(&str, &[&str], &[&str])] = &[
+    ("tonic", &["snapshotter", "e2e"], &["layerfs", "outcrop"]),
+    ("rusqlite", &["cvmfs", "snapshotter", "testkit"], &[]),
+    ("reqwest", &["cvmfs"], &["testkit", "outcrop"]),
+    ("clap", &["outcrop", "xtask", "testkit", "bench"], &[]),
+    ("toml", &["outcrop", "xtask", "testkit", "bench"], &[]),
+    ("anyhow", &["outcrop", "xtask", "e2e", "testkit", "bench"], &[]),
+];
+
+/// Words that may stand in the Rust files of these crates only.
+const SOLE_WORD: &[(&str, &[&str])] = &[
+    // xtask names it here.
+    ("/dev/fuse", &["fuse", "xtask"]),
+];
+
+/// Names that say nothing.
+const NO_MODULES: &[&str] = &["utils", "util", "common", "helpers", "types"];
+
+const LONGEST_FILE: usize = 800;
+
+/// All rules; an error lists every breach.
+pub(crate) fn run() -> Result<()> {
+    let metadata = cargo::metadata()?;
+    let mut breaches = arrows(&metadata);
+    breaches.extend(sole_homes(&metadata));
+    for package in &metadata.packages {
+        let folder = package.manifest_path.parent().unwrap_or(Path::new("."));
+        for file in rust_files(folder) {
+            breaches.extend(file_breaches(&package.name, &file, &fs::read_to_string(&file)?));
+        }
+    }
+    if !breaches.is_empty() {
+        bail!("tidy:\n  {}", breaches.join("\n  "));
+    }
+    println!("tidy: {} crates", metadata.packages.len());
+    Ok(())
+}
+
+fn arrows(metadata: &Metadata) -> Vec<String> {
+    let ours: Vec<&str> = metadata.packages.iter().map(|package| package.name.as_str()).collect();
+    let mut breaches = Vec::new();
+    for package in &metadata.packages {
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == package.name) else {
+            breaches.push(format!("{} is not in xtask's table of arrows (and ARCHITECTURE.md)", package.name));
+            continue;
+        };
+        for dependency in package.dependencies.iter().filter(|one| ours.contains(&one.name.as_str())) {
+            let in_tests = dependency.kind.as_deref() == Some("dev");
+            let name = dependency.name.as_str();
+            if !allowed.contains(&name) && !(in_tests && TESTS_MAY_IMPORT.contains(&name)) {
+                breaches.push(format!("{} imports {name}: no such arrow in ARCHITECTURE.md", package.name));
+            }
+        }
+    }
+    breaches
+}
+
+fn sole_homes(metadata: &Metadata) -> Vec<String> {
+    metadata.packages.iter().flat_map(|package| package.dependencies.iter().filter_map(|one| stray(package, one))).collect()
+}
+
+fn stray(package: &Package, dependency: &cargo::Dependency) -> Option<String> {
+    let (name, homes, in_tests) = SOLE_HOME.iter().find(|(name, ..)| *name == dependency.name)?;
+    let package = package.name.as_str();
+    let allowed = match dependency.kind.as_deref() {
+        None => homes.contains(&package),
+        Some("dev") => homes.contains(&package) || in_tests.contains(&package),
+        // Build scripts are no part of the product.
+        Some(_) => true,
+    };
+    (!allowed).then(|| format!("{package} depends on {name}, whose homes are {homes:?}"))
+}
+
+fn file_breaches(package: &str, file: &Path, text: &str) -> Vec<String> {
+    let shown = file.strip_prefix(workspace()).unwrap_or(file).display();
+    let mut breaches = Vec::new();
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let lines = text.lines().count();
+    if lines > LONGEST_FILE {
+        breaches.push(format!("{shown} has {lines} lines, more than {LONGEST_FILE}"));
+    }
+    if NO_MODULES.contains(&&*stem) {
+        breaches.push(format!("{shown}: the name says nothing"));
+    }
+    // Put together, so that this file does not mention it.
+    if text.contains(concat!("../", "shared")) {
+        breaches.push(format!("{shown} mentions a folder outside the project"));
+    }
+    for (word, homes) in SOLE_WORD {
+        if code(text).any(|line| line.contains(word)) && !homes.contains(&package) {
+            breaches.push(format!("{shown} mentions {word}, whose home is {}", homes[0]));
+        }
+    }
+    breaches
+}
+
+/// Lines that are not comments.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cargo::Dependency;
+
+    fn package(name: &str, dependency: &str, kind: Option<&str>) -> Package {
+        let dependencies = vec![Dependency { name: dependency.to_owned(), kind: kind.map(str::to_owned) }];
+        Package { name: name.to_owned(), manifest_path: PathBuf::new(), dependencies }
+    }
+
+    fn metadata(packages: Vec<Package>) -> Metadata {
+        Metadata { packages }
+    }
+
+    #[test]
+    fn forbidden_arrows_are_seen() {
+        let serde = || package("cvmfs", "serde", None);
+        let all = metadata(vec![package("snapshotter", "cvmfs", None), package("fuse", "sys", None), serde()]);
+        assert_eq!(arrows(&all), ["snapshotter imports cvmfs: no such arrow in ARCHITECTURE.md"]);
+        let tests = metadata(vec![package("cvmfs", "testkit", Some("dev")), package("testkit", "serde", None)]);
+        assert_eq!(arrows(&tests), [""; 0]);
+        let unknown = metadata(vec![package("new", "serde", None)]);
+        assert_eq!(arrows(&unknown).len(), 1);
+    }
+
+    #[test]
+    fn strays_are_seen() {
+        let seen = |name, dependency, kind| sole_homes(&metadata(vec![package(name, dependency, kind)])).len();
+        assert_eq!(seen("layerfs", "tonic", None), 1);
+        assert_eq!(seen("snapshotter", "tonic", None), 0);
+        assert_eq!(seen("tree", "reqwest", Some("dev")), 1);
+    }
+
+    #[test]
+    fn files_are_judged_by_name_size_and_words() {
+        let judge = |file: &str, text: &str| file_breaches("cvmfs", Path::new(file), text).len();
+        assert_eq!(judge("src/helpers.rs", ""), 1);
+        assert_eq!(judge("src/hash.rs", &"\n".repeat(LONGEST_FILE + 1)), 1);
+        assert_eq!(judge("src/hash.rs", "open(\"/dev/fuse\")"), 1);
+        assert_eq!(judge("src/hash.rs", "// as /dev/fuse does"), 0);
+    }
+}
