@@ -170,6 +170,30 @@ fn of_one_path_the_later_entry_wins() {
 }
 
 #[test]
+fn an_explicit_directory_stays_explicit() {
+    let implicit = |number| Entry {
+        implicit: true,
+        ..directory(number)
+    };
+    let mut builder = Builder::new();
+    builder.add(b"a", implicit(1)).unwrap();
+    builder.add(b"a", directory(2)).unwrap();
+    builder.add(b"a", implicit(3)).unwrap();
+    builder.add(b"b/c", file(1)).unwrap();
+    builder.add(b"b", implicit(4)).unwrap();
+    builder.add(b"", implicit(5)).unwrap();
+    let tree = tree(builder);
+    let seen = |path: &[u8]| {
+        let id = tree.lookup_path(path).unwrap();
+        (tree.is_implicit(id), tree.attributes(id).mtime)
+    };
+    assert_eq!(
+        [seen(b"a"), seen(b"b"), seen(b"")],
+        [(false, 2), (true, 4), (true, 5)]
+    );
+}
+
+#[test]
 fn links_are_names_of_one_file() {
     let mut builder = Builder::new();
     // Before its target, through another link, and onto its own path.

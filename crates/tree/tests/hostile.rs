@@ -266,6 +266,67 @@ fn every_rule_of_the_format_is_checked() {
     }
 }
 
+fn patched(mut bytes: Vec<u8>, patches: &[(usize, u8)]) -> Result<(), FormatError> {
+    assert!(Tree::parse(&bytes[..]).is_ok());
+    for (at, value) in patches {
+        bytes[*at] = *value;
+    }
+    Tree::parse(&bytes[..]).map(drop)
+}
+
+#[test]
+fn a_directory_that_holds_itself_is_refused() {
+    let mut builder = Builder::new();
+    builder
+        .add(b"d", Entry::new(Kind::Directory, 0o755))
+        .unwrap();
+    // The only name moves from the root to the directory that it names.
+    let root = [(node(0, 48), 0), (node(0, 16), 2)];
+    let own = [
+        (node(1, 40), 0),
+        (node(1, 48), 1),
+        (node(1, 16), 3),
+        (node(1, 52), 1),
+    ];
+    let error = patched(builder.finish().unwrap(), &[&root[..], &own].concat());
+    let what = "place: no directory above names it";
+    assert_eq!(error, Err(FormatError::Node { node: 1, what }));
+}
+
+#[test]
+fn nodes_are_numbered_in_the_order_of_their_names() {
+    let mut builder = Builder::new();
+    builder.add(b"a", Entry::default()).unwrap();
+    builder.add(b"b", Entry::default()).unwrap();
+    builder.hardlink(b"c", b"a").unwrap();
+    let dirent = |number: usize| 64 + 3 * 64 + number * 12 + 4;
+    let swapped = [(dirent(0), 2), (dirent(1), 1), (dirent(2), 2)];
+    let what = "node number";
+    let expected = FormatError::Dirent {
+        directory: 0,
+        index: 0,
+        what,
+    };
+    assert_eq!(patched(builder.finish().unwrap(), &swapped), Err(expected));
+}
+
+#[test]
+fn a_merged_tree_holds_nothing_that_only_layers_have() {
+    let layer = |path: &[u8]| {
+        let mut builder = Builder::new();
+        builder.add(path, Entry::default()).unwrap();
+        builder.hardlink(b"l/x", b"l/y").unwrap();
+        builder.finish().unwrap()
+    };
+    // The header's flag alone makes a merged tree of it.
+    for path in [&b"a/.wh..wh..opq"[..], b".wh.x", b"a"] {
+        let error = patched(layer(path), &[(12, 1)]);
+        assert!(matches!(error, Err(FormatError::Node { .. })), "{path:?}");
+    }
+    let plain = Builder::new().finish().unwrap();
+    assert_eq!(patched(plain, &[(12, 1)]), Ok(()));
+}
+
 #[test]
 fn names_that_would_escape_are_refused() {
     let bytes = sample();
