@@ -38,8 +38,6 @@ impl Attachments {
     ) -> Result<Self, AttachError> {
         let directory = root.join("chains");
         create_private(&directory)?;
-        // containerd's overlay is mounted by root, but a View's bind is entered by the container's
-        // user, who needs to pass through here only by the mount itself, never by this path.
         detach_below(&directory)?;
         Ok(Self {
             directory,
@@ -80,10 +78,11 @@ impl Attachments {
         }
         create_private(&self.directory.join(key))?;
         let files = make()?;
-        if !is_mount_point(&path)? {
-            fs::create_dir_all(&path).map_err(|cause| disk(&path, cause))?;
-        } else {
+        if mounted {
+            // Served by nobody any more, or by somebody else: never to be touched.
             fuse::detach_path(&path).map_err(|cause| disk(&path, cause))?;
+        } else {
+            create_private(&path)?;
         }
         let root_owner = files.root_owner();
         let session = Session::mount(Arc::new(files), &path, self.options())?;
