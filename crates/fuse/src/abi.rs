@@ -11,6 +11,9 @@ pub(crate) const NEWEST_MINOR: u32 = 40;
 /// Oldest minor version taken (Linux 4.20): `max_pages`, cached symlinks, and structures of today's size.
 pub(crate) const OLDEST_MINOR: u32 = 28;
 
+/// Written in place of an error, with `unique` 0: "send again what was read and not answered".
+pub(crate) const NOTIFY_RESEND: i32 = 7;
+
 /// Operation codes.
 pub(crate) mod opcode {
     pub(crate) const LOOKUP: u32 = 1;
@@ -465,6 +468,14 @@ mod tests {
         }
         assert_eq!(opcode::NAMES[theirs::FUSE_STATX as usize], "statx");
         assert_eq!(opcode::NAMES[theirs::FUSE_LSEEK as usize], "lseek");
+    }
+
+    #[test]
+    fn notifications_are_the_kernels() {
+        assert_eq!(
+            NOTIFY_RESEND,
+            kernel::fuse_notify_code::FUSE_NOTIFY_RESEND as i32
+        );
     }
 
     #[test]

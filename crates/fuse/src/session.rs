@@ -1,16 +1,24 @@
 //! A mounted file system while it is served.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
+use zerocopy::IntoBytes;
+
+use crate::abi;
 use crate::answer::Responder;
 use crate::file_system::FileSystem;
 use crate::init::{Negotiated, Terms};
 use crate::mount::{self, MountError, MountOptions};
 use crate::mountinfo::{self, MountInfo};
 use crate::worker::Connection;
+
+/// A notification without a body is a header.
+const RESEND_LEN: u32 = 16;
 
 /// One mount and the threads that serve it.
 ///
@@ -44,7 +52,8 @@ impl Session {
         let device = mount::open_device()?;
         mount::mount(&device, &dir, &options)?;
         let read_ahead = options.read_ahead_kib;
-        let session = Self::serve(files, device, options).map_err(failed("start its workers"));
+        let session =
+            Self::serve(files, device, None, options).map_err(failed("start its workers"));
         let session = session.and_then(|connection| {
             let mount = mountinfo::mount_at(&dir).map_err(failed("read /proc/self/mountinfo"))?;
             let mount = mount.ok_or_else(|| MountError::NotOurs { path: dir.clone() })?;
@@ -58,18 +67,63 @@ impl Session {
         session
     }
 
+    /// Serves a mount that somebody else made, over a duplicate of its descriptor.
+    ///
+    /// `mount` and `negotiated` are what the predecessor's [`Session::mount_info`] and [`Session::negotiated`] said.
+    /// Of `options`, only `workers` and `metrics` still count. Requests that were never read are answered at once; for
+    /// those that the predecessor read and left, see [`Session::resend`].
+    ///
+    /// # Errors
+    /// Threads, descriptors or memory cannot be had.
+    pub fn adopt(
+        files: Arc<dyn FileSystem>,
+        device: OwnedFd,
+        mount: MountInfo,
+        negotiated: Option<Negotiated>,
+        options: MountOptions,
+    ) -> io::Result<Self> {
+        // The flag belongs to the open file, which whoever held it may have changed; a worker that blocks in read()
+        // could not be parked.
+        let flags = rustix::fs::fcntl_getfl(&device)?;
+        rustix::fs::fcntl_setfl(&device, flags | OFlags::NONBLOCK)?;
+        let connection = Self::serve(files, device, negotiated, options)?;
+        Ok(Self { connection, mount })
+    }
+
+    /// Has the kernel send again what was read and not answered. Only when the predecessor is wholly dead: what it
+    /// reads after this is lost. Also takes back what this session is about to answer, so call it once, at the start.
+    ///
+    /// # Errors
+    /// `Unsupported` before Linux 6.9; otherwise what write(2) says.
+    pub fn resend(&self) -> io::Result<()> {
+        if !self
+            .negotiated()
+            .is_some_and(|negotiated| negotiated.has_resend)
+        {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let header = abi::OutHeader {
+            len: RESEND_LEN,
+            error: abi::NOTIFY_RESEND,
+            unique: 0,
+        };
+        rustix::io::write(self.descriptor(), header.as_bytes())?;
+        Ok(())
+    }
+
     fn serve(
         files: Arc<dyn FileSystem>,
         device: OwnedFd,
+        negotiated: Option<Negotiated>,
         options: MountOptions,
-    ) -> std::io::Result<Arc<Connection>> {
+    ) -> io::Result<Arc<Connection>> {
         let responder = Responder {
             files,
             terms: Terms {
                 max_readahead: options.read_ahead_kib.saturating_mul(1024),
                 default_permissions: options.default_permissions,
             },
-            negotiated: OnceLock::new(),
+            negotiated: negotiated.map_or_else(OnceLock::new, OnceLock::from),
             metrics: options.metrics,
         };
         let connection = Arc::new(Connection::new(device, responder, options.workers)?);
@@ -137,7 +191,7 @@ impl Session {
     ///
     /// # Errors
     /// The signal to the workers cannot be given; in practice never.
-    pub fn park(&self) -> std::io::Result<()> {
+    pub fn park(&self) -> io::Result<()> {
         self.connection.park()
     }
 
@@ -151,6 +205,12 @@ impl Session {
     #[must_use]
     pub fn device(&self) -> (u32, u32) {
         self.mount.device
+    }
+
+    /// What the mount is in `/proc/self/mountinfo`.
+    #[must_use]
+    pub fn mount_info(&self) -> &MountInfo {
+        &self.mount
     }
 
     /// What was agreed with the kernel; `None` until INIT was answered.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuse::{Errno, Inode, MountError, MountOptions, Session};
-use support::{Body, Memory, content, eventually, mount, mount_with};
+use support::{Body, Memory, Mounted, content, eventually, mount, mount_with};
 
 #[test]
 fn a_walk_shows_what_the_model_holds() {
@@ -491,6 +491,86 @@ fn a_parked_mount_waits_for_somebody_else() {
     assert!(!mounted.session().has_ended());
     let output = mounted.shell("timeout 1 cat mnt/file").output().unwrap();
     assert_eq!(output.status.code(), Some(124), "{output:?}");
+}
+
+/// The file system of a successor: the same files, nothing slow.
+fn successor(mounted: &Mounted, memory: Memory) -> Session {
+    let session = mounted.session();
+    let device = session.descriptor().try_clone_to_owned().unwrap();
+    let info = session.mount_info().clone();
+    Session::adopt(
+        Arc::new(memory),
+        device,
+        info,
+        session.negotiated(),
+        MountOptions::default(),
+    )
+    .unwrap()
+}
+
+fn slow_and_fast() -> Memory {
+    let mut memory = Memory::new();
+    memory.add(Inode::ROOT, "slow", 0o100_644, 10, Body::Slow);
+    memory.file("fast", 10);
+    memory
+}
+
+#[test]
+fn a_successor_answers_what_waited_meanwhile() {
+    let Some(mounted) = mount(slow_and_fast()) else {
+        return;
+    };
+    mounted.stdout("ls mnt");
+    mounted.session().park().unwrap();
+    assert!(mounted.session().wait_timeout(Duration::from_secs(30)));
+    let waiting = mounted
+        .shell("cat mnt/fast")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let successor = successor(&mounted, slow_and_fast());
+    let output = waiting.wait_with_output().unwrap();
+    assert!(output.stdout == content(Inode(3), 10), "{output:?}");
+    assert_eq!(successor.negotiated(), mounted.session().negotiated());
+    successor.detach().unwrap();
+    assert!(successor.wait_timeout(Duration::from_secs(30)));
+}
+
+#[test]
+fn a_successor_answers_what_was_read_and_left() {
+    let memory = slow_and_fast();
+    let gate = Arc::clone(&memory.gate);
+    let Some(mounted) = mount(memory) else { return };
+    let mut left = mounted
+        .shell("cat mnt/slow")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("the slow read has begun", || mounted.requests("read") == 1);
+    // One worker is stuck with the request; the others stop, and it will when it is done.
+    mounted.session().park().unwrap();
+    eventually("only the stuck worker remains", || {
+        mounted.metrics.workers.get() == 1
+    });
+
+    let prompt = slow_and_fast();
+    prompt.gate.open();
+    let successor = successor(&mounted, prompt);
+    if !successor.negotiated().unwrap().has_resend {
+        println!("skipped: this kernel cannot send requests again");
+        gate.open();
+        left.wait().unwrap();
+        return;
+    }
+    assert_eq!(left.try_wait().unwrap(), None);
+    successor.resend().unwrap();
+    assert!(left.wait_with_output().unwrap().stdout == content(Inode(2), 10));
+    // The late answer is refused by the kernel, and that is all.
+    gate.open();
+    assert!(mounted.session().wait_timeout(Duration::from_secs(30)));
+    assert_eq!(mounted.stdout("wc -c < mnt/fast").trim(), "10");
+    successor.detach().unwrap();
+    assert!(successor.wait_timeout(Duration::from_secs(30)));
 }
 
 #[test]
