@@ -370,6 +370,26 @@ fn a_detached_mount_is_served_until_its_last_file_is_closed() {
 }
 
 #[test]
+fn an_overlay_above_reads_on_after_the_detach() {
+    let mut memory = Memory::new();
+    let directory = memory.directory("directory");
+    let file = memory.add(directory, "file", 0o100_644, 100_000, Body::File);
+    let Some(mounted) = mount(memory) else { return };
+    std::fs::write(
+        mounted.path.parent().unwrap().join("expected"),
+        content(file, 100_000),
+    )
+    .unwrap();
+    mounted.stdout("mkdir other over && mount -t overlay over -o lowerdir=mnt:other over");
+    mounted.session().detach().unwrap();
+    // Nothing was read before, so all of this is asked of a mount that has no path any more.
+    mounted.stdout("ls -lR over && cmp over/directory/file expected");
+    assert!(mounted.session().is_alive());
+    mounted.stdout("umount over");
+    assert!(mounted.session().wait_timeout(Duration::from_secs(30)));
+}
+
+#[test]
 fn unmounting_from_outside_ends_the_session() {
     let Some(mounted) = mount(Memory::new()) else {
         return;

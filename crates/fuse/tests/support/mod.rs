@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -329,10 +329,13 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         self.gate.open();
-        let left = fuse::mounts_below(&self.path).unwrap_or_default();
+        // Whatever a test mounted beside or over it goes too, last first.
+        let parent = self.path.parent().unwrap();
+        let left = fuse::mounts_below(parent).unwrap_or_default();
         let detached = left
             .iter()
-            .all(|_| fuse::detach_path(Path::new(&self.path)).is_ok());
+            .rev()
+            .all(|mount| fuse::detach_path(&mount.mount_point).is_ok());
         if !detached {
             // Removing the directory would walk through the mount, and wait for this very process.
             std::mem::forget(self.directory.take());
