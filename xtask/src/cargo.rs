@@ -37,7 +37,13 @@ pub(crate) struct Dependency {
 
 /// Members of the workspace and where cargo builds.
 pub(crate) fn metadata() -> Result<Metadata> {
-    let output = cargo().args(["metadata", "--format-version=1", "--no-deps", "--offline"]).output()?;
-    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let output = cargo()
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "cargo metadata: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).context("cargo metadata is not as expected")
 }

@@ -22,5 +22,14 @@ pub(crate) fn run() -> Result<()> {
 /// Builds this program once more, with the product in it.
 #[cfg(not(feature = "dist"))]
 pub(crate) fn run() -> Result<()> {
-    crate::commands::run(crate::cargo::cargo().args(["run", "--quiet", "-p", "xtask", "--features", "dist", "--", "dist"]))
+    crate::commands::run(crate::cargo::cargo().args([
+        "run",
+        "--quiet",
+        "-p",
+        "xtask",
+        "--features",
+        "dist",
+        "--",
+        "dist",
+    ]))
 }

@@ -8,7 +8,15 @@ use crate::commands;
 /// Both, in this order.
 pub(crate) fn run_all() -> [Result<()>; 2] {
     let format = commands::run(cargo().args(["fmt", "--all", "--check"]));
-    let clippy = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"];
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "--deny",
+        "warnings",
+    ];
     [format, commands::run(cargo().args(clippy))]
 }
 

@@ -69,7 +69,11 @@ fn run(command: Command) -> Result<()> {
         Command::Conformance => conformance::run().and_then(summary::Counts::into_result),
         Command::Bench { arguments } => {
             let mut cargo = cargo::cargo();
-            commands::run(cargo.args(["run", "--release", "--quiet", "-p", "bench", "--"]).args(arguments))
+            commands::run(
+                cargo
+                    .args(["run", "--release", "--quiet", "-p", "bench", "--"])
+                    .args(arguments),
+            )
         }
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),

@@ -37,9 +37,16 @@ pub(crate) fn run() -> Result<()> {
             println!("containerd {version} is not available: {error:#}");
         }
     }
-    let versions: Vec<&str> = Version::ALL.into_iter().filter(|&one| Runtime::find(one).is_some()).map(Version::name).collect();
+    let versions: Vec<&str> = Version::ALL
+        .into_iter()
+        .filter(|&one| Runtime::find(one).is_some())
+        .map(Version::name)
+        .collect();
     if versions.is_empty() {
-        bail!("there is no containerd of a known version ({:?})", Version::ALL.map(Version::name));
+        bail!(
+            "there is no containerd of a known version ({:?})",
+            Version::ALL.map(Version::name)
+        );
     }
     println!("containerd: {}", versions.join(", "));
     Ok(())
@@ -53,21 +60,37 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     println!("installing {}", packages.join(", "));
     let install = || {
         let mut apt = Command::new("apt-get");
-        apt.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "--yes", "--no-install-recommends"]).args(packages);
+        apt.env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["install", "--yes", "--no-install-recommends"])
+            .args(packages);
         quiet(&mut apt)
     };
     // The lists may be absent or old: only then are they fetched.
     if install().is_err() {
-        quiet(Command::new("apt-get").arg("update")).context("apt-get update (as root, on Debian or Ubuntu)")?;
-        install().with_context(|| format!("these packages are needed, and root to install them: {}", packages.join(" ")))?;
+        quiet(Command::new("apt-get").arg("update"))
+            .context("apt-get update (as root, on Debian or Ubuntu)")?;
+        install().with_context(|| {
+            format!(
+                "these packages are needed, and root to install them: {}",
+                packages.join(" ")
+            )
+        })?;
     }
     Ok(())
 }
 
 fn missing() -> Vec<&'static str> {
     let folders = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
-    let present = |program: &str| folders.iter().any(|folder| Path::new(folder).join(program).exists());
-    NEEDED.into_iter().filter(|&(program, _)| !present(program)).map(|(_, package)| package).collect()
+    let present = |program: &str| {
+        folders
+            .iter()
+            .any(|folder| Path::new(folder).join(program).exists())
+    };
+    NEEDED
+        .into_iter()
+        .filter(|&(program, _)| !present(program))
+        .map(|(_, package)| package)
+        .collect()
 }
 
 /// Downloads containerd and runc of `release` and unpacks them.
@@ -86,17 +109,34 @@ fn unpack(version: Version, release: &str) -> Result<()> {
     let _ = fs::remove_dir_all(&target);
     fs::rename(&unpacking, &target)?;
     Runtime::find(version).with_context(|| format!("{release} has another containerd now"))?;
-    quiet(Runtime::find(version).context("gone")?.command("runc").arg("--version")).map(drop)
+    quiet(
+        Runtime::find(version)
+            .context("gone")?
+            .command("runc")
+            .arg("--version"),
+    )
+    .map(drop)
 }
 
 /// The program is built for a newer libc than the machine's: give it the release's own, dynamic linker and all, at the place `target` where
 /// everything will lie.
 fn bring_own_libraries(apt: &Apt, program: &Path, unpacking: &Path, target: &Path) -> Result<()> {
     apt.unpack(&["libc6", "libseccomp2"], &unpacking.join("libraries"))?;
-    let folders = fs::read_dir(unpacking.join("libraries/usr/lib"))?.flatten().map(|entry| entry.path());
-    let is_linker = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld-linux"));
-    let linker = folders.filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
-    let linker = linker.map(|entry| entry.path()).find(is_linker).context("libc6 without a dynamic linker")?;
+    let folders = fs::read_dir(unpacking.join("libraries/usr/lib"))?
+        .flatten()
+        .map(|entry| entry.path());
+    let is_linker = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("ld-linux"))
+    };
+    let linker = folders
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten()
+        .flatten();
+    let linker = linker
+        .map(|entry| entry.path())
+        .find(is_linker)
+        .context("libc6 without a dynamic linker")?;
     let linker = target.join(linker.strip_prefix(unpacking)?);
     let folder = linker.parent().context("a linker in no folder")?;
     quiet(
@@ -124,7 +164,10 @@ impl Apt {
         }
         let mirror = mirror().context("the machine's apt sources name no Debian mirror")?;
         fs::write(folder.join("status"), "")?;
-        fs::write(folder.join("sources.list"), format!("deb [signed-by={KEYRING}] {mirror} {release} main\n"))?;
+        fs::write(
+            folder.join("sources.list"),
+            format!("deb [signed-by={KEYRING}] {mirror} {release} main\n"),
+        )?;
         let at = folder.display();
         // The rest (proxies, checks) is as the machine has it.
         fs::write(
@@ -142,7 +185,9 @@ impl Apt {
 
     fn get(&self) -> Command {
         let mut command = Command::new("apt-get");
-        command.env("APT_CONFIG", self.folder.join("apt.conf")).current_dir(self.folder.join("debs"));
+        command
+            .env("APT_CONFIG", self.folder.join("apt.conf"))
+            .current_dir(self.folder.join("debs"));
         command
     }
 
@@ -161,11 +206,26 @@ impl Apt {
 
 /// The URL of the machine's Debian mirror: from deb822 (`URIs: …`) or one-line sources.
 fn mirror() -> Option<String> {
-    let listed = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path());
-    let known = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "sources" || kind == "list");
+    let listed = fs::read_dir("/etc/apt/sources.list.d")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    let known = |path: &PathBuf| {
+        path.extension()
+            .is_some_and(|kind| kind == "sources" || kind == "list")
+    };
     let files = listed.filter(known).chain(["/etc/apt/sources.list".into()]);
-    let text: Vec<String> = files.filter_map(|file| fs::read_to_string(file).ok()).collect();
-    let lines = text.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("URIs:") || line.starts_with("deb "));
+    let text: Vec<String> = files
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .collect();
+    let lines = text
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter(|line| line.starts_with("URIs:") || line.starts_with("deb "));
     let words = lines.flat_map(str::split_whitespace);
-    words.map(|word| word.trim_end_matches('/')).find(|word| word.contains("://") && word.ends_with("/debian")).map(str::to_owned)
+    words
+        .map(|word| word.trim_end_matches('/'))
+        .find(|word| word.contains("://") && word.ends_with("/debian"))
+        .map(str::to_owned)
 }

@@ -30,15 +30,31 @@ impl Counts {
     /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s`.
     pub(crate) fn of_cargo(line: &str) -> Option<Self> {
         let rest = line.strip_prefix("test result: ")?;
-        let number = |what: &str| -> Option<usize> { rest.split_once(what)?.0.trim_end().rsplit([' ', '.']).next()?.parse().ok() };
-        Some(Self { passed: number(" passed;")?, failed: number(" failed;")?, skipped: number(" ignored;")? })
+        let number = |what: &str| -> Option<usize> {
+            rest.split_once(what)?
+                .0
+                .trim_end()
+                .rsplit([' ', '.'])
+                .next()?
+                .parse()
+                .ok()
+        };
+        Some(Self {
+            passed: number(" passed;")?,
+            failed: number(" failed;")?,
+            skipped: number(" ignored;")?,
+        })
     }
 
     /// From a line of `go test -v`, such as `    --- PASS: TestX/Basic (0.01s)`; a test that has subtests counts like them.
     pub(crate) fn of_go(line: &str) -> Option<Self> {
         let outcome = line.trim_start().strip_prefix("--- ")?;
         let one = |prefix: &str| usize::from(outcome.starts_with(prefix));
-        Some(Self { passed: one("PASS:"), failed: one("FAIL:"), skipped: one("SKIP:") })
+        Some(Self {
+            passed: one("PASS:"),
+            failed: one("FAIL:"),
+            skipped: one("SKIP:"),
+        })
     }
 
     /// An error if something failed or nothing ran.
@@ -56,12 +72,30 @@ mod tests {
     #[test]
     fn counts_are_read_from_both_runners() {
         let cargo = "test result: FAILED. 12 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s";
-        let go = ["=== RUN   TestX", "    --- PASS: TestX/Basic (0.01s)", "--- FAIL: TestX (0.02s)", "PASS"];
-        assert_eq!(Counts::of_cargo(cargo), Some(Counts { passed: 12, failed: 1, skipped: 2 }));
+        let go = [
+            "=== RUN   TestX",
+            "    --- PASS: TestX/Basic (0.01s)",
+            "--- FAIL: TestX (0.02s)",
+            "PASS",
+        ];
+        assert_eq!(
+            Counts::of_cargo(cargo),
+            Some(Counts {
+                passed: 12,
+                failed: 1,
+                skipped: 2
+            })
+        );
         assert_eq!(Counts::of_cargo("running 3 tests"), None);
         let go: Vec<_> = go.into_iter().map(Counts::of_go).collect();
-        let passed = Counts { passed: 1, ..Counts::default() };
-        let failed = Counts { failed: 1, ..Counts::default() };
+        let passed = Counts {
+            passed: 1,
+            ..Counts::default()
+        };
+        let failed = Counts {
+            failed: 1,
+            ..Counts::default()
+        };
         assert_eq!(go, [None, Some(passed), Some(failed), None]);
     }
 }

@@ -28,13 +28,33 @@ pub(crate) fn run() -> Result<()> {
     note("format", format);
     note("clippy", clippy);
     // What e2e and conformance run, as users get it.
-    note("build", commands::run(cargo().args(["build", "--release", "--quiet", "-p", "outcrop", "-p", "testkit"])));
-    for (step, run) in [("unit tests", unit_tests as fn() -> _), ("conformance", conformance::run), ("e2e", end_to_end)] {
+    note(
+        "build",
+        commands::run(cargo().args([
+            "build",
+            "--release",
+            "--quiet",
+            "-p",
+            "outcrop",
+            "-p",
+            "testkit",
+        ])),
+    );
+    for (step, run) in [
+        ("unit tests", unit_tests as fn() -> _),
+        ("conformance", conformance::run),
+        ("e2e", end_to_end),
+    ] {
         println!("\n== {step}");
         let started = Instant::now();
         match run() {
             Ok(found) => {
-                println!("== {step}: {} passed, {} failed in {:.0?}", found.passed, found.failed, started.elapsed());
+                println!(
+                    "== {step}: {} passed, {} failed in {:.0?}",
+                    found.passed,
+                    found.failed,
+                    started.elapsed()
+                );
                 counts.add(found);
                 failures.extend((found.failed > 0 || found.passed == 0).then(|| step.to_owned()));
             }
@@ -49,24 +69,49 @@ pub(crate) fn run() -> Result<()> {
         println!("\nfailed: {}", failures.join(", "));
         counts.failed = counts.failed.max(1);
     }
-    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
+    println!(
+        "{} passed, {} failed, {} skipped",
+        counts.passed, counts.failed, counts.skipped
+    );
     counts.into_result()
 }
 
 fn unit_tests() -> Result<Counts> {
-    counted(cargo().args(["test", "--workspace", "--exclude", "e2e", "--no-fail-fast", "--quiet"]), Counts::of_cargo)
+    counted(
+        cargo().args([
+            "test",
+            "--workspace",
+            "--exclude",
+            "e2e",
+            "--no-fail-fast",
+            "--quiet",
+        ]),
+        Counts::of_cargo,
+    )
 }
 
 /// One at a time: each starts containerds, and the machine is small.
 fn end_to_end() -> Result<Counts> {
-    let arguments = ["test", "--quiet", "-p", "e2e", "--no-fail-fast", "--", "--test-threads=1", "--nocapture"];
+    let arguments = [
+        "test",
+        "--quiet",
+        "-p",
+        "e2e",
+        "--no-fail-fast",
+        "--",
+        "--test-threads=1",
+        "--nocapture",
+    ];
     counted(cargo().args(arguments), Counts::of_cargo)
 }
 
 /// Runs a test runner, shows its output, and counts the lines that `count` understands. A runner that fails without a failed test (it did
 /// not compile, say) counts as one failure.
 pub(crate) fn counted(command: &mut Command, count: fn(&str) -> Option<Counts>) -> Result<Counts> {
-    let mut runner = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot run {command:?}"))?;
+    let mut runner = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {command:?}"))?;
     let mut total = Counts::default();
     for line in BufReader::new(runner.stdout.take().context("no output")?).split(b'\n') {
         let line = line?;

@@ -17,8 +17,23 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("fuse", &["sys"]),
     ("cvmfs", &["cache"]),
     ("snapshotter", &["image"]),
-    ("layerfs", &["cvmfs", "image", "tree", "cache", "fuse", "sys"]),
-    ("outcrop", &["cache", "image", "tree", "sys", "fuse", "cvmfs", "snapshotter", "layerfs"]),
+    (
+        "layerfs",
+        &["cvmfs", "image", "tree", "cache", "fuse", "sys"],
+    ),
+    (
+        "outcrop",
+        &[
+            "cache",
+            "image",
+            "tree",
+            "sys",
+            "fuse",
+            "cvmfs",
+            "snapshotter",
+            "layerfs",
+        ],
+    ),
     ("testkit", &[]),
     ("e2e", &[]),
     ("bench", &[]),
@@ -35,7 +50,11 @@ const SOLE_HOME: &[(&str, &[&str], &[&str])] = &[
     ("reqwest", &["cvmfs"], &["testkit", "outcrop"]),
     ("clap", &["outcrop", "xtask", "testkit", "bench"], &[]),
     ("toml", &["outcrop", "xtask", "testkit", "bench"], &[]),
-    ("anyhow", &["outcrop", "xtask", "e2e", "testkit", "bench"], &[]),
+    (
+        "anyhow",
+        &["outcrop", "xtask", "e2e", "testkit", "bench"],
+        &[],
+    ),
 ];
 
 /// Words that may stand in the Rust files of these crates only.
@@ -57,7 +76,11 @@ pub(crate) fn run() -> Result<()> {
     for package in &metadata.packages {
         let folder = package.manifest_path.parent().unwrap_or(Path::new("."));
         for file in rust_files(folder) {
-            breaches.extend(file_breaches(&package.name, &file, &fs::read_to_string(&file)?));
+            breaches.extend(file_breaches(
+                &package.name,
+                &file,
+                &fs::read_to_string(&file)?,
+            ));
         }
     }
     if !breaches.is_empty() {
@@ -68,18 +91,32 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn arrows(metadata: &Metadata) -> Vec<String> {
-    let ours: Vec<&str> = metadata.packages.iter().map(|package| package.name.as_str()).collect();
+    let ours: Vec<&str> = metadata
+        .packages
+        .iter()
+        .map(|package| package.name.as_str())
+        .collect();
     let mut breaches = Vec::new();
     for package in &metadata.packages {
         let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == package.name) else {
-            breaches.push(format!("{} is not in xtask's table of arrows (and ARCHITECTURE.md)", package.name));
+            breaches.push(format!(
+                "{} is not in xtask's table of arrows (and ARCHITECTURE.md)",
+                package.name
+            ));
             continue;
         };
-        for dependency in package.dependencies.iter().filter(|one| ours.contains(&one.name.as_str())) {
+        for dependency in package
+            .dependencies
+            .iter()
+            .filter(|one| ours.contains(&one.name.as_str()))
+        {
             let in_tests = dependency.kind.as_deref() == Some("dev");
             let name = dependency.name.as_str();
             if !allowed.contains(&name) && !(in_tests && TESTS_MAY_IMPORT.contains(&name)) {
-                breaches.push(format!("{} imports {name}: no such arrow in ARCHITECTURE.md", package.name));
+                breaches.push(format!(
+                    "{} imports {name}: no such arrow in ARCHITECTURE.md",
+                    package.name
+                ));
             }
         }
     }
@@ -87,11 +124,22 @@ fn arrows(metadata: &Metadata) -> Vec<String> {
 }
 
 fn sole_homes(metadata: &Metadata) -> Vec<String> {
-    metadata.packages.iter().flat_map(|package| package.dependencies.iter().filter_map(|one| stray(package, one))).collect()
+    metadata
+        .packages
+        .iter()
+        .flat_map(|package| {
+            package
+                .dependencies
+                .iter()
+                .filter_map(|one| stray(package, one))
+        })
+        .collect()
 }
 
 fn stray(package: &Package, dependency: &cargo::Dependency) -> Option<String> {
-    let (name, homes, in_tests) = SOLE_HOME.iter().find(|(name, ..)| *name == dependency.name)?;
+    let (name, homes, in_tests) = SOLE_HOME
+        .iter()
+        .find(|(name, ..)| *name == dependency.name)?;
     let package = package.name.as_str();
     let allowed = match dependency.kind.as_deref() {
         None => homes.contains(&package),
@@ -108,7 +156,9 @@ fn file_breaches(package: &str, file: &Path, text: &str) -> Vec<String> {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let lines = text.lines().count();
     if lines > LONGEST_FILE {
-        breaches.push(format!("{shown} has {lines} lines, more than {LONGEST_FILE}"));
+        breaches.push(format!(
+            "{shown} has {lines} lines, more than {LONGEST_FILE}"
+        ));
     }
     if NO_MODULES.contains(&&*stem) {
         breaches.push(format!("{shown}: the name says nothing"));
@@ -119,7 +169,10 @@ fn file_breaches(package: &str, file: &Path, text: &str) -> Vec<String> {
     }
     for (word, homes) in SOLE_WORD {
         if code(text).any(|line| line.contains(word)) && !homes.contains(&package) {
-            breaches.push(format!("{shown} mentions {word}, whose home is {}", homes[0]));
+            breaches.push(format!(
+                "{shown} mentions {word}, whose home is {}",
+                homes[0]
+            ));
         }
     }
     breaches
@@ -127,14 +180,20 @@ fn file_breaches(package: &str, file: &Path, text: &str) -> Vec<String> {
 
 /// Lines that are not comments.
 fn code(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter(|line| !line.trim_start().starts_with("//"))
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        for path in fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+        {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|kind| kind == "rs") {
@@ -151,8 +210,15 @@ mod tests {
     use crate::cargo::Dependency;
 
     fn package(name: &str, dependency: &str, kind: Option<&str>) -> Package {
-        let dependencies = vec![Dependency { name: dependency.to_owned(), kind: kind.map(str::to_owned) }];
-        Package { name: name.to_owned(), manifest_path: PathBuf::new(), dependencies }
+        let dependencies = vec![Dependency {
+            name: dependency.to_owned(),
+            kind: kind.map(str::to_owned),
+        }];
+        Package {
+            name: name.to_owned(),
+            manifest_path: PathBuf::new(),
+            dependencies,
+        }
     }
 
     fn metadata(packages: Vec<Package>) -> Metadata {
@@ -162,9 +228,19 @@ mod tests {
     #[test]
     fn forbidden_arrows_are_seen() {
         let serde = || package("cvmfs", "serde", None);
-        let all = metadata(vec![package("snapshotter", "cvmfs", None), package("fuse", "sys", None), serde()]);
-        assert_eq!(arrows(&all), ["snapshotter imports cvmfs: no such arrow in ARCHITECTURE.md"]);
-        let tests = metadata(vec![package("cvmfs", "testkit", Some("dev")), package("testkit", "serde", None)]);
+        let all = metadata(vec![
+            package("snapshotter", "cvmfs", None),
+            package("fuse", "sys", None),
+            serde(),
+        ]);
+        assert_eq!(
+            arrows(&all),
+            ["snapshotter imports cvmfs: no such arrow in ARCHITECTURE.md"]
+        );
+        let tests = metadata(vec![
+            package("cvmfs", "testkit", Some("dev")),
+            package("testkit", "serde", None),
+        ]);
         assert_eq!(arrows(&tests), [""; 0]);
         let unknown = metadata(vec![package("new", "serde", None)]);
         assert_eq!(arrows(&unknown).len(), 1);
@@ -172,7 +248,9 @@ mod tests {
 
     #[test]
     fn strays_are_seen() {
-        let seen = |name, dependency, kind| sole_homes(&metadata(vec![package(name, dependency, kind)])).len();
+        let seen = |name, dependency, kind| {
+            sole_homes(&metadata(vec![package(name, dependency, kind)])).len()
+        };
         assert_eq!(seen("layerfs", "tonic", None), 1);
         assert_eq!(seen("snapshotter", "tonic", None), 0);
         assert_eq!(seen("tree", "reqwest", Some("dev")), 1);

@@ -25,9 +25,18 @@ impl Child {
     /// No parent-death signal: it follows the thread that started the process, and test runtimes end threads.
     pub fn start(name: &str, mut command: Command, log: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        let process = command.spawn().with_context(|| format!("cannot start {name}: {command:?}"))?;
-        Ok(Self { name: name.to_owned(), log: log.to_owned(), process })
+        command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file);
+        let process = command
+            .spawn()
+            .with_context(|| format!("cannot start {name}: {command:?}"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            log: log.to_owned(),
+            process,
+        })
     }
 
     /// The process's id.
@@ -37,7 +46,9 @@ impl Child {
 
     /// What it has written so far.
     pub fn log(&self) -> String {
-        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        std::fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// Waits until `ready` says so; an error with the log's end if the process ends first or `limit` has passed.
@@ -48,7 +59,11 @@ impl Child {
                 bail!("{} ended with {status}:\n{}", self.name, self.log_end());
             }
             if Instant::now() > deadline {
-                bail!("{} is not ready after {limit:?}:\n{}", self.name, self.log_end());
+                bail!(
+                    "{} is not ready after {limit:?}:\n{}",
+                    self.name,
+                    self.log_end()
+                );
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -57,7 +72,10 @@ impl Child {
 
     /// Sends `signal` and waits for the end; SIGKILL after a grace period. Idempotent.
     pub fn stop(&mut self, signal: Signal) {
-        if let (Ok(None), Some(id)) = (self.process.try_wait(), Pid::from_raw(self.process.id().cast_signed())) {
+        if let (Ok(None), Some(id)) = (
+            self.process.try_wait(),
+            Pid::from_raw(self.process.id().cast_signed()),
+        ) {
             let _ = kill_process(id, signal);
             if !self.ended_within(GRACE) {
                 let _ = self.process.kill();
@@ -95,7 +113,10 @@ impl Drop for Child {
 pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
     let output = output(command, limit)?;
     if !output.status.success() {
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
         bail!("{command:?} failed with {}:\n{out}{err}", output.status);
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -103,7 +124,11 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
 
 /// Like [`run`], but any exit code will do.
 pub fn output(command: &mut Command, limit: Duration) -> Result<Output> {
-    let process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let process = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let process = process.with_context(|| format!("cannot run {command:?}"))?;
     let id = Pid::from_child(&process);
     let (done, ended) = std::sync::mpsc::channel();

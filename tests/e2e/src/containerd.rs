@@ -1,5 +1,6 @@
 //! One containerd of its own: configuration, start, restart, and an end that leaves nothing behind.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,20 +55,31 @@ pub struct Containerd {
     runtime: Runtime,
     settings: Settings,
     process: Child,
-    folder: TempDir,
+    folder: PathBuf,
+    /// Removed last.
+    _owned: Option<TempDir>,
 }
 
 impl Containerd {
     /// Makes a folder, starts the daemon there, and imports the sandbox image.
     pub fn start(runtime: &Runtime, settings: Settings) -> Result<Self> {
-        Self::start_in(tempfile::Builder::new().prefix("outcrop-e2e-").tempdir_in("/var/tmp")?, runtime, settings)
+        let folder = new_folder()?;
+        let mut containerd = Self::start_in(folder.path(), runtime, settings)?;
+        containerd._owned = Some(folder);
+        Ok(containerd)
     }
 
-    /// As [`start`](Self::start), in a folder that was made before, since its socket's path had to be known: see [`socket_in`].
-    pub fn start_in(folder: TempDir, runtime: &Runtime, settings: Settings) -> Result<Self> {
-        write_config(folder.path(), runtime.version, &settings)?;
-        let process = spawn(folder.path(), runtime)?;
-        let mut containerd = Self { runtime: runtime.clone(), settings, process, folder };
+    /// As [`start`](Self::start), in a folder of the caller's, who needs the socket's path before: see [`socket_in`].
+    pub fn start_in(folder: &Path, runtime: &Runtime, settings: Settings) -> Result<Self> {
+        write_config(folder, runtime.version, &settings)?;
+        let process = spawn(folder, runtime)?;
+        let mut containerd = Self {
+            runtime: runtime.clone(),
+            settings,
+            process,
+            folder: folder.to_owned(),
+            _owned: None,
+        };
         containerd.wait()?;
         containerd.import_sandbox_image()?;
         Ok(containerd)
@@ -75,7 +87,7 @@ impl Containerd {
 
     /// Its folder.
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        &self.folder
     }
 
     /// Its runtime.
@@ -85,12 +97,12 @@ impl Containerd {
 
     /// Its socket.
     pub fn socket(&self) -> PathBuf {
-        socket_in(self.folder.path())
+        socket_in(&self.folder)
     }
 
     /// A client of its CRI plugin.
     pub fn cri(&self) -> Result<Cri> {
-        Cri::connect(&self.socket(), &self.folder.path().join("logs"))
+        Cri::connect(&self.socket(), &self.folder.join("logs"))
     }
 
     /// Runs `ctr` in a namespace; its standard output.
@@ -101,18 +113,91 @@ impl Containerd {
     /// `ctr`, or `ctr-remote`, which takes the same flags, without a subcommand yet.
     pub fn ctr_command(&self, program: &str, namespace: &str) -> Command {
         let mut command = self.runtime.command(program);
-        command.arg("--address").arg(self.socket()).args(["--namespace", namespace]);
         command
+            .arg("--address")
+            .arg(self.socket())
+            .args(["--namespace", namespace]);
+        command
+    }
+
+    /// Pulls by hand with this instance's snapshotter: `ctr images pull`, or `ctr-remote images rpull` where `ctr` would fetch every layer before
+    /// it asks a snapshotter.
+    pub fn pull(&self, namespace: &str, image: &str) -> Result<()> {
+        let stock = matches!(self.settings.plugin, Plugin::Overlayfs);
+        let (program, verb) = match self.runtime.version {
+            Version::V1_6 | Version::V1_7 if !stock => ("ctr-remote", "rpull"),
+            _ => ("ctr", "pull"),
+        };
+        let mut command = self.ctr_command(program, namespace);
+        command.args([
+            "images",
+            verb,
+            "--snapshotter",
+            self.settings.plugin.name(),
+            "--hosts-dir",
+        ]);
+        child::run(command.arg(self.hosts_dir()).arg(image), LIMIT).map(drop)
+    }
+
+    /// Labels of a snapshot, by its name or key.
+    pub fn snapshot_labels(&self, namespace: &str, name: &str) -> Result<BTreeMap<String, String>> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Info {
+            labels: Option<BTreeMap<String, String>>,
+        }
+        let info = self.ctr(
+            namespace,
+            &[
+                "snapshots",
+                "--snapshotter",
+                self.settings.plugin.name(),
+                "info",
+                name,
+            ],
+        )?;
+        Ok(serde_json::from_str::<Info>(&info)?
+            .labels
+            .unwrap_or_default())
+    }
+
+    /// Mounts a new view of a committed snapshot, and hands its folder to `look`.
+    pub fn with_view<T>(
+        &self,
+        namespace: &str,
+        snapshot: &str,
+        look: impl FnOnce(&Path) -> Result<T>,
+    ) -> Result<T> {
+        let (snapshotter, key) = (
+            self.settings.plugin.name(),
+            format!("view-{}", snapshot.trim_start_matches("sha256:")),
+        );
+        let folder = self.folder.join(&key);
+        fs::create_dir(&folder)?;
+        let snapshots = |arguments: &[&str]| {
+            self.ctr(
+                namespace,
+                &[&["snapshots", "--snapshotter", snapshotter], arguments].concat(),
+            )
+        };
+        snapshots(&["view", &key, snapshot])?;
+        // It prints a mount command.
+        let mount = snapshots(&["mounts", &folder.display().to_string(), &key])?;
+        child::run(Command::new("sh").args(["-c", &mount]), LIMIT)?;
+        let outcome = look(&folder);
+        unmount(&folder, UnmountFlags::DETACH)?;
+        snapshots(&["remove", &key])?;
+        outcome
     }
 
     /// The folder of `hosts.toml`, for `--hosts-dir`.
     pub fn hosts_dir(&self) -> PathBuf {
-        self.folder.path().join("certs.d")
+        self.folder.join("certs.d")
     }
 
     /// A running container's root file system, as the host sees it.
     pub fn root_file_system(&self, namespace: &str, container: &str) -> PathBuf {
-        let tasks = self.folder.path().join("state/io.containerd.runtime.v2.task");
+        let tasks = self.folder.join("state/io.containerd.runtime.v2.task");
         tasks.join(namespace).join(container).join("rootfs")
     }
 
@@ -124,7 +209,7 @@ impl Containerd {
     /// Ends the daemon and starts it again; containers run on.
     pub fn restart(&mut self) -> Result<()> {
         self.process.stop(Signal::TERM);
-        self.process = spawn(self.folder.path(), &self.runtime)?;
+        self.process = spawn(&self.folder, &self.runtime)?;
         self.wait()
     }
 
@@ -141,18 +226,36 @@ impl Containerd {
     }
 
     fn import_sandbox_image(&mut self) -> Result<()> {
-        let archive = self.folder.path().join("pause.tar");
+        let archive = self.folder.join("pause.tar");
         sandbox_image::write(&archive)?;
         let archive = archive.display().to_string();
-        self.ctr("k8s.io", &["images", "import", "--snapshotter", self.settings.plugin.name(), &archive])?;
+        self.ctr(
+            "k8s.io",
+            &[
+                "images",
+                "import",
+                "--snapshotter",
+                self.settings.plugin.name(),
+                &archive,
+            ],
+        )?;
         let cri = self.cri()?;
         // CRI learns of it by an event.
-        self.process.wait_until(LIMIT, || cri.image(sandbox_image::NAME).is_ok_and(|image| image.is_some()))
+        self.process.wait_until(LIMIT, || {
+            cri.image(sandbox_image::NAME)
+                .is_ok_and(|image| image.is_some())
+        })
     }
 
     fn remove_tasks(&self) -> Result<()> {
-        for namespace in self.ctr("default", &["namespaces", "list", "--quiet"])?.split_whitespace() {
-            for task in self.ctr(namespace, &["tasks", "list", "--quiet"])?.split_whitespace() {
+        for namespace in self
+            .ctr("default", &["namespaces", "list", "--quiet"])?
+            .split_whitespace()
+        {
+            for task in self
+                .ctr(namespace, &["tasks", "list", "--quiet"])?
+                .split_whitespace()
+            {
                 // It may have ended by itself; what is left is ended with its shim.
                 let _ = self.ctr(namespace, &["tasks", "delete", "--force", task]);
             }
@@ -166,8 +269,15 @@ impl Drop for Containerd {
         let _ = self.remove_tasks();
         self.process.stop(Signal::TERM);
         end_shims(&self.socket());
-        unmount_below(self.folder.path());
+        unmount_below(&self.folder);
     }
+}
+
+/// A folder for an instance: on a disk file system, and with a short name, since sockets lie in it.
+pub fn new_folder() -> Result<TempDir> {
+    Ok(tempfile::Builder::new()
+        .prefix("outcrop-e2e-")
+        .tempdir_in("/var/tmp")?)
 }
 
 /// Where the socket of an instance in `folder` lies.
@@ -185,7 +295,9 @@ fn write_config(folder: &Path, version: Version, settings: &Settings) -> Result<
     fs::create_dir_all(folder.join("logs"))?;
     fs::create_dir_all(folder.join("certs.d/_default"))?;
     if let Some(url) = &settings.registry {
-        let hosts = format!("server = \"{url}\"\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
+        let hosts = format!(
+            "server = \"{url}\"\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+        );
         fs::write(folder.join("certs.d/_default/hosts.toml"), hosts)?;
     }
     let mut config = base_config(folder, version);
@@ -225,12 +337,23 @@ fn base_config(folder: &Path, version: Version) -> String {
 
 /// The drop-in that users get, with this instance's paths.
 fn drop_in(version: Version, socket: &Path, root: &Path) -> Result<String> {
-    let file = workspace().join("deploy/containerd").join(format!("{version}.toml"));
-    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let text: Vec<&str> = text.lines().filter(|line| !line.starts_with("version =")).collect();
+    let file = workspace()
+        .join("deploy/containerd")
+        .join(format!("{version}.toml"));
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with("version ="))
+        .collect();
     let text = text.join("\n");
-    let (default_socket, default_root) = ("\"/run/outcrop/snapshotter.sock\"", "\"/var/lib/outcrop\"");
-    ensure!(text.contains(default_socket) && text.contains(default_root), "{} lacks socket or root", file.display());
+    let (default_socket, default_root) =
+        ("\"/run/outcrop/snapshotter.sock\"", "\"/var/lib/outcrop\"");
+    ensure!(
+        text.contains(default_socket) && text.contains(default_root),
+        "{} lacks socket or root",
+        file.display()
+    );
     Ok(text
         .replace(default_socket, &format!("\"{}\"", socket.display()))
         .replace(default_root, &format!("\"{}\"", root.display())))
@@ -239,7 +362,9 @@ fn drop_in(version: Version, socket: &Path, root: &Path) -> Result<String> {
 /// Ends the shims that serve the containerd at `socket`, and their containers.
 fn end_shims(socket: &Path) {
     let socket = socket.display().to_string();
-    for shim in processes().filter(|&id| arguments(id).is_some_and(|all| all[0].contains("shim") && all.contains(&socket))) {
+    for shim in processes().filter(|&id| {
+        arguments(id).is_some_and(|all| all[0].contains("shim") && all.contains(&socket))
+    }) {
         for process in processes().filter(|&id| parent(id) == Some(shim)) {
             end(process);
         }
@@ -254,14 +379,22 @@ fn processes() -> impl Iterator<Item = i32> {
 
 fn arguments(process: i32) -> Option<Vec<String>> {
     let line = fs::read(format!("/proc/{process}/cmdline")).ok()?;
-    let arguments: Vec<String> = line.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into()).collect();
+    let arguments: Vec<String> = line
+        .split(|&byte| byte == 0)
+        .map(|word| String::from_utf8_lossy(word).into())
+        .collect();
     Some(arguments)
 }
 
 fn parent(process: i32) -> Option<i32> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // "1 (name) S 0 …", where the name may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
 }
 
 fn end(process: i32) {
@@ -274,7 +407,10 @@ fn end(process: i32) {
 pub fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = table.lines().filter_map(|line| line.split(' ').nth(4));
-    points.map(|point| PathBuf::from(point.replace("\\040", " "))).filter(|point| point.starts_with(folder)).collect()
+    points
+        .map(|point| PathBuf::from(point.replace("\\040", " ")))
+        .filter(|point| point.starts_with(folder))
+        .collect()
 }
 
 fn unmount_below(folder: &Path) {

@@ -11,7 +11,13 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
 /// Generated from `proto/cri.proto`.
-#[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications, reason = "generated")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated"
+)]
 pub mod api {
     tonic::include_proto!("runtime.v1");
 }
@@ -44,7 +50,10 @@ pub struct Pod {
 impl Cri {
     /// Connects to `socket`; containers' logs go below `logs`.
     pub fn connect(socket: &Path, logs: &Path) -> Result<Self> {
-        let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let tokio = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
         let socket = socket.to_owned();
         // The address is never resolved: the connector goes to the socket.
         let endpoint = Endpoint::from_static("http://localhost").timeout(DEADLINE);
@@ -53,35 +62,50 @@ impl Cri {
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         });
         let channel = tokio.block_on(async { endpoint.connect_with_connector_lazy(connector) });
-        let (images, runtime) = (ImageServiceClient::new(channel.clone()), RuntimeServiceClient::new(channel));
-        Ok(Self { tokio, images, runtime, logs: logs.to_owned() })
+        let (images, runtime) = (
+            ImageServiceClient::new(channel.clone()),
+            RuntimeServiceClient::new(channel),
+        );
+        Ok(Self {
+            tokio,
+            images,
+            runtime,
+            logs: logs.to_owned(),
+        })
     }
 
     /// containerd's version as CRI states it.
     pub fn version(&self) -> Result<String, Status> {
         let mut client = self.runtime.clone();
-        let answer = self.tokio.block_on(client.version(Request::new(api::VersionRequest::default())))?;
+        let answer = self
+            .tokio
+            .block_on(client.version(Request::new(api::VersionRequest::default())))?;
         Ok(answer.into_inner().runtime_version)
     }
 
     /// PullImage; the image's id.
     pub fn pull(&self, image: &str) -> Result<String, Status> {
         let mut client = self.images.clone();
-        let answer = self.tokio.block_on(client.pull_image(api::PullImageRequest { image: spec(image) }))?;
+        let answer = self
+            .tokio
+            .block_on(client.pull_image(api::PullImageRequest { image: spec(image) }))?;
         Ok(answer.into_inner().image_ref)
     }
 
     /// ImageStatus: none if it is not there.
     pub fn image(&self, image: &str) -> Result<Option<api::Image>, Status> {
         let mut client = self.images.clone();
-        let answer = self.tokio.block_on(client.image_status(api::ImageStatusRequest { image: spec(image) }))?;
+        let answer = self
+            .tokio
+            .block_on(client.image_status(api::ImageStatusRequest { image: spec(image) }))?;
         Ok(answer.into_inner().image)
     }
 
     /// RemoveImage.
     pub fn remove_image(&self, image: &str) -> Result<(), Status> {
         let mut client = self.images.clone();
-        self.tokio.block_on(client.remove_image(api::RemoveImageRequest { image: spec(image) }))?;
+        self.tokio
+            .block_on(client.remove_image(api::RemoveImageRequest { image: spec(image) }))?;
         Ok(())
     }
 
@@ -90,41 +114,76 @@ impl Cri {
         let mut client = self.images.clone();
         let answer = self.tokio.block_on(client.image_fs_info(api::Empty {}))?;
         let file_systems = answer.into_inner().image_filesystems;
-        Ok(file_systems.into_iter().filter_map(|one| one.fs_id).map(|id| id.mountpoint).collect())
+        Ok(file_systems
+            .into_iter()
+            .filter_map(|one| one.fs_id)
+            .map(|id| id.mountpoint)
+            .collect())
     }
 
     /// A sandbox on the host's network; no CNI is needed for it.
     pub fn run_sandbox(&self, name: &str) -> Result<String, Status> {
         let mut client = self.runtime.clone();
-        let request = api::RunPodSandboxRequest { config: Some(self.sandbox_config(name)) };
-        Ok(self.tokio.block_on(client.run_pod_sandbox(request))?.into_inner().pod_sandbox_id)
+        let request = api::RunPodSandboxRequest {
+            config: Some(self.sandbox_config(name)),
+        };
+        Ok(self
+            .tokio
+            .block_on(client.run_pod_sandbox(request))?
+            .into_inner()
+            .pod_sandbox_id)
     }
 
     /// A container of `image` in `sandbox`, not yet started. `name` must be the sandbox's.
-    pub fn create(&self, sandbox: &str, name: &str, image: &str, command: &[&str]) -> Result<Pod, Status> {
+    pub fn create(
+        &self,
+        sandbox: &str,
+        name: &str,
+        image: &str,
+        command: &[&str],
+    ) -> Result<Pod, Status> {
         let mut client = self.runtime.clone();
-        let context = api::LinuxContainerSecurityContext { namespace_options: host_network(), run_as_user: None };
+        let context = api::LinuxContainerSecurityContext {
+            namespace_options: host_network(),
+            run_as_user: None,
+        };
         let config = api::ContainerConfig {
-            metadata: Some(api::ContainerMetadata { name: name.to_owned(), attempt: 0 }),
+            metadata: Some(api::ContainerMetadata {
+                name: name.to_owned(),
+                attempt: 0,
+            }),
             image: spec(image),
             command: command.iter().map(|&word| word.to_owned()).collect(),
             args: Vec::new(),
             log_path: format!("{name}.log"),
-            linux: Some(api::LinuxContainerConfig { security_context: Some(context) }),
+            linux: Some(api::LinuxContainerConfig {
+                security_context: Some(context),
+            }),
         };
         let request = api::CreateContainerRequest {
             pod_sandbox_id: sandbox.to_owned(),
             config: Some(config),
             sandbox_config: Some(self.sandbox_config(name)),
         };
-        let container = self.tokio.block_on(client.create_container(request))?.into_inner().container_id;
-        Ok(Pod { sandbox: sandbox.to_owned(), container, log: self.logs.join(format!("{name}.log")) })
+        let container = self
+            .tokio
+            .block_on(client.create_container(request))?
+            .into_inner()
+            .container_id;
+        Ok(Pod {
+            sandbox: sandbox.to_owned(),
+            container,
+            log: self.logs.join(format!("{name}.log")),
+        })
     }
 
     /// StartContainer.
     pub fn start(&self, pod: &Pod) -> Result<(), Status> {
         let mut client = self.runtime.clone();
-        self.tokio.block_on(client.start_container(api::ContainerRequest { container_id: pod.container.clone() }))?;
+        self.tokio
+            .block_on(client.start_container(api::ContainerRequest {
+                container_id: pod.container.clone(),
+            }))?;
         Ok(())
     }
 
@@ -147,7 +206,11 @@ impl Cri {
             }
             let status = self.status(pod)?;
             if status.state() == api::ContainerState::ContainerExited && !pod.log.exists() {
-                bail!("the container ended with {} and no output: {}", status.exit_code, status.message);
+                bail!(
+                    "the container ended with {} and no output: {}",
+                    status.exit_code,
+                    status.message
+                );
             }
             if Instant::now() > deadline {
                 bail!("no output after {DEADLINE:?}");
@@ -159,19 +222,33 @@ impl Cri {
     /// ContainerStatus.
     pub fn status(&self, pod: &Pod) -> Result<api::ContainerStatus> {
         let mut client = self.runtime.clone();
-        let request = api::ContainerStatusRequest { container_id: pod.container.clone(), verbose: false };
+        let request = api::ContainerStatusRequest {
+            container_id: pod.container.clone(),
+            verbose: false,
+        };
         let answer = self.tokio.block_on(client.container_status(request))?;
-        answer.into_inner().status.context("a container without status")
+        answer
+            .into_inner()
+            .status
+            .context("a container without status")
     }
 
     /// Runs `command` in the container; its standard output, or an error if it does not exit with 0.
     pub fn exec(&self, pod: &Pod, command: &[&str]) -> Result<Vec<u8>> {
         let mut client = self.runtime.clone();
         let cmd = command.iter().map(|&word| word.to_owned()).collect();
-        let request = api::ExecSyncRequest { container_id: pod.container.clone(), cmd, timeout: 60 };
+        let request = api::ExecSyncRequest {
+            container_id: pod.container.clone(),
+            cmd,
+            timeout: 60,
+        };
         let answer = self.tokio.block_on(client.exec_sync(request))?.into_inner();
         if answer.exit_code != 0 {
-            bail!("{command:?} exits with {}: {}", answer.exit_code, String::from_utf8_lossy(&answer.stderr));
+            bail!(
+                "{command:?} exits with {}: {}",
+                answer.exit_code,
+                String::from_utf8_lossy(&answer.stderr)
+            );
         }
         Ok(answer.stdout)
     }
@@ -179,8 +256,15 @@ impl Cri {
     /// Ids of all containers.
     pub fn containers(&self) -> Result<Vec<String>, Status> {
         let mut client = self.runtime.clone();
-        let answer = self.tokio.block_on(client.list_containers(api::ListContainersRequest {}))?;
-        Ok(answer.into_inner().containers.into_iter().map(|container| container.id).collect())
+        let answer = self
+            .tokio
+            .block_on(client.list_containers(api::ListContainersRequest {}))?;
+        Ok(answer
+            .into_inner()
+            .containers
+            .into_iter()
+            .map(|container| container.id)
+            .collect())
     }
 
     /// Stops and removes container and sandbox.
@@ -188,8 +272,15 @@ impl Cri {
         let mut client = self.runtime.clone();
         let container_id = pod.container.clone();
         self.tokio.block_on(async {
-            client.stop_container(api::StopContainerRequest { container_id: container_id.clone(), timeout: 0 }).await?;
-            client.remove_container(api::ContainerRequest { container_id }).await
+            client
+                .stop_container(api::StopContainerRequest {
+                    container_id: container_id.clone(),
+                    timeout: 0,
+                })
+                .await?;
+            client
+                .remove_container(api::ContainerRequest { container_id })
+                .await
         })?;
         self.remove_sandbox(&pod.sandbox)
     }
@@ -197,7 +288,9 @@ impl Cri {
     /// Stops and removes a sandbox.
     pub fn remove_sandbox(&self, sandbox: &str) -> Result<(), Status> {
         let mut client = self.runtime.clone();
-        let request = api::PodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
+        let request = api::PodSandboxRequest {
+            pod_sandbox_id: sandbox.to_owned(),
+        };
         self.tokio.block_on(async {
             client.stop_pod_sandbox(request.clone()).await?;
             client.remove_pod_sandbox(request).await
@@ -212,21 +305,31 @@ impl Cri {
             namespace: "default".to_owned(),
             attempt: 0,
         };
-        let context = api::LinuxSandboxSecurityContext { namespace_options: host_network() };
+        let context = api::LinuxSandboxSecurityContext {
+            namespace_options: host_network(),
+        };
         api::PodSandboxConfig {
             metadata: Some(metadata),
             hostname: String::new(),
             log_directory: self.logs.display().to_string(),
-            linux: Some(api::LinuxPodSandboxConfig { cgroup_parent: String::new(), security_context: Some(context) }),
+            linux: Some(api::LinuxPodSandboxConfig {
+                cgroup_parent: String::new(),
+                security_context: Some(context),
+            }),
         }
     }
 }
 
 fn spec(image: &str) -> Option<api::ImageSpec> {
-    Some(api::ImageSpec { image: image.to_owned() })
+    Some(api::ImageSpec {
+        image: image.to_owned(),
+    })
 }
 
 fn host_network() -> Option<api::NamespaceOption> {
     let network = api::NamespaceMode::Node.into();
-    Some(api::NamespaceOption { network, ..api::NamespaceOption::default() })
+    Some(api::NamespaceOption {
+        network,
+        ..api::NamespaceOption::default()
+    })
 }

@@ -6,7 +6,8 @@
 pub mod child;
 pub mod containerd;
 pub mod cri;
-
+pub mod listing;
+pub mod merged;
 
 pub mod outcrop;
 pub mod runtime;

@@ -33,7 +33,11 @@ pub struct Outcrop {
 
 impl Outcrop {
     /// Starts it with all its state below `folder`, which must exist.
-    pub fn start(folder: &Path, containerd_socket: &Path, repositories: &[Repository]) -> Result<Self> {
+    pub fn start(
+        folder: &Path,
+        containerd_socket: &Path,
+        repositories: &[Repository],
+    ) -> Result<Self> {
         let mut config = format!(
             "root = \"{folder}/outcrop\"\nsocket = \"{folder}/run/snapshotter.sock\"\n[containerd]\nsocket = \"{}\"\n",
             containerd_socket.display(),
@@ -47,14 +51,20 @@ impl Outcrop {
         }
         fs::write(folder.join("outcrop.toml"), config)?;
         let process = spawn(folder)?;
-        let mut outcrop = Self { folder: folder.to_owned(), process };
+        let mut outcrop = Self {
+            folder: folder.to_owned(),
+            process,
+        };
         outcrop.wait()?;
         Ok(outcrop)
     }
 
     /// As containerd's configuration needs it.
     pub fn plugin(folder: &Path) -> Plugin {
-        Plugin::Outcrop { socket: folder.join("run/snapshotter.sock"), root: folder.join("outcrop") }
+        Plugin::Outcrop {
+            socket: folder.join("run/snapshotter.sock"),
+            root: folder.join("outcrop"),
+        }
     }
 
     /// The daemon's state.
@@ -77,12 +87,20 @@ impl Outcrop {
     /// Unmounts everything of its root on purpose.
     pub fn release(&self) -> Result<String> {
         let mut command = Command::new(binary("outcrop")?);
-        child::run(command.arg("release").arg("--config").arg(self.folder.join("outcrop.toml")), LIMIT)
+        child::run(
+            command
+                .arg("release")
+                .arg("--config")
+                .arg(self.folder.join("outcrop.toml")),
+            LIMIT,
+        )
     }
 
     fn wait(&mut self) -> Result<()> {
         let socket = self.folder.join("run/snapshotter.sock");
-        self.process.wait_until(LIMIT, || std::os::unix::net::UnixStream::connect(&socket).is_ok())
+        self.process.wait_until(LIMIT, || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        })
     }
 }
 
@@ -97,16 +115,31 @@ impl Drop for Outcrop {
 fn spawn(folder: &Path) -> Result<Child> {
     let runtime_directory = folder.join("run");
     fs::create_dir_all(&runtime_directory)?;
-    fs::set_permissions(&runtime_directory, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    fs::set_permissions(
+        &runtime_directory,
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )?;
     let mut command = Command::new(binary("outcrop")?);
-    command.arg("serve").arg("--config").arg(folder.join("outcrop.toml"));
+    command
+        .arg("serve")
+        .arg("--config")
+        .arg(folder.join("outcrop.toml"));
     Child::start("outcrop", command, &folder.join("outcrop.log"))
 }
 
 /// A binary of this workspace, built before: the release build if there is one, as users get it, else the one beside this test.
 pub fn binary(name: &str) -> Result<PathBuf> {
     let here = std::env::current_exe()?;
-    let folders = here.ancestors().flat_map(|folder| [folder.join("release"), folder.join("debug")]);
-    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
-    found.with_context(|| format!("no binary {name} near {}: run `cargo build --release -p {name}`", here.display()))
+    let folders = here
+        .ancestors()
+        .flat_map(|folder| [folder.join("release"), folder.join("debug")]);
+    let found = folders
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file());
+    found.with_context(|| {
+        format!(
+            "no binary {name} near {}: run `cargo build --release -p {name}`",
+            here.display()
+        )
+    })
 }

@@ -48,18 +48,34 @@ pub struct Runtime {
 impl Runtime {
     /// The one that `xtask packages` unpacked below `target/containerd`, else the machine's own if it is of that version.
     pub fn find(version: Version) -> Option<Self> {
-        let unpacked = workspace().join("target/containerd").join(version.name()).join("usr/bin");
-        [unpacked, PathBuf::from("/usr/bin")].into_iter().find_map(|folder| Self::at(version, folder))
+        let unpacked = workspace()
+            .join("target/containerd")
+            .join(version.name())
+            .join("usr/bin");
+        [unpacked, PathBuf::from("/usr/bin")]
+            .into_iter()
+            .find_map(|folder| Self::at(version, folder))
     }
 
     fn at(version: Version, folder: PathBuf) -> Option<Self> {
-        let says = Command::new(folder.join("containerd")).arg("--version").output().ok()?;
+        let says = Command::new(folder.join("containerd"))
+            .arg("--version")
+            .output()
+            .ok()?;
         let says = String::from_utf8_lossy(&says.stdout).into_owned();
         // "containerd github.com/containerd/containerd 1.6.20~ds1 …"
         let number = says.split_whitespace().nth(2)?.trim_start_matches('v');
         let sbin = folder.with_file_name("sbin");
-        let path = format!("{}:{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.display(), sbin.display());
-        number.starts_with(&format!("{version}.")).then_some(Self { version, path, folder })
+        let path = format!(
+            "{}:{}:/usr/sbin:/usr/bin:/sbin:/bin",
+            folder.display(),
+            sbin.display()
+        );
+        number.starts_with(&format!("{version}.")).then_some(Self {
+            version,
+            path,
+            folder,
+        })
     }
 
     /// A command that runs this runtime's program `name` with this runtime's PATH.

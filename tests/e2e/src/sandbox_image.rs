@@ -31,15 +31,26 @@ pub fn write(target: &Path) -> Result<()> {
     });
     let manifest = serde_json::to_vec(&manifest)?;
     let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-    entry["annotations"] = json!({"io.containerd.image.name": NAME, "org.opencontainers.image.ref.name": "1"});
+    entry["annotations"] =
+        json!({"io.containerd.image.name": NAME, "org.opencontainers.image.ref.name": "1"});
     entry["platform"] = json!({"architecture": architecture(), "os": "linux"});
     let index = serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": [entry]}))?;
 
     let mut archive = tar::Builder::new(fs::File::create(target)?);
-    append(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
+    append(
+        &mut archive,
+        "oci-layout",
+        br#"{"imageLayoutVersion":"1.0.0"}"#,
+        0o644,
+    )?;
     append(&mut archive, "index.json", &index, 0o644)?;
     for blob in [&layer, &config, &manifest] {
-        append(&mut archive, &format!("blobs/sha256/{}", &digest(blob)[7..]), blob, 0o644)?;
+        append(
+            &mut archive,
+            &format!("blobs/sha256/{}", &digest(blob)[7..]),
+            blob,
+            0o644,
+        )?;
     }
     archive.finish()?;
     Ok(())
@@ -56,7 +67,12 @@ fn layer(busybox: &[u8]) -> Result<Vec<u8>> {
     Ok(layer.into_inner()?)
 }
 
-fn append(archive: &mut tar::Builder<impl Write>, path: &str, content: &[u8], mode: u32) -> Result<()> {
+fn append(
+    archive: &mut tar::Builder<impl Write>,
+    path: &str,
+    content: &[u8],
+    mode: u32,
+) -> Result<()> {
     let mut header = header(content.len() as u64, mode);
     Ok(archive.append_data(&mut header, path, content)?)
 }
@@ -75,7 +91,9 @@ fn descriptor(media_type: &str, content: &[u8]) -> Value {
 /// `sha256:` and the hex digest of `content`.
 pub fn digest(content: &[u8]) -> String {
     let digest = Sha256::digest(content);
-    digest.iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+    digest.iter().fold("sha256:".to_owned(), |text, byte| {
+        format!("{text}{byte:02x}")
+    })
 }
 
 /// This machine's architecture in Go's words.

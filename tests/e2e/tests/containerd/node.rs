@@ -1,0 +1,118 @@
+//! A node of a cluster: containerd, the daemon, and the servers they read from.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use e2e::containerd::{mounts_below, new_folder, socket_in};
+use e2e::outcrop::Repository;
+use e2e::{Containerd, Cri, Outcrop, Runtime, Settings};
+use tempfile::TempDir;
+use testkit::{Registry, Running, Stratum1};
+
+use crate::images::{FQRN, World};
+
+/// The fields' order is the order of their end.
+pub(crate) struct Node {
+    pub(crate) containerd: Containerd,
+    pub(crate) outcrop: Outcrop,
+    pub(crate) registry: Running<Registry>,
+    pub(crate) stratum1: Running<Stratum1>,
+    _folder: TempDir,
+}
+
+impl Node {
+    pub(crate) fn start(
+        runtime: &Runtime,
+        images: &Path,
+        repository: &Path,
+        public_key: &Path,
+    ) -> Self {
+        let folder = new_folder().unwrap();
+        let registry = Registry::serving(images).start().unwrap();
+        let stratum1 = Stratum1::serving(repository).start().unwrap();
+        let repository = Repository {
+            name: FQRN.to_owned(),
+            servers: vec![stratum1.repository_url(FQRN)],
+            public_key: public_key.to_owned(),
+        };
+        let outcrop =
+            Outcrop::start(folder.path(), &socket_in(folder.path()), &[repository]).unwrap();
+        let settings = Settings {
+            plugin: Outcrop::plugin(folder.path()),
+            registry: Some(registry.url()),
+        };
+        let containerd = Containerd::start_in(folder.path(), runtime, settings).unwrap();
+        // The sandbox image is none of the test's business.
+        registry.clear_log();
+        Self {
+            containerd,
+            outcrop,
+            registry,
+            stratum1,
+            _folder: folder,
+        }
+    }
+
+    pub(crate) fn of(runtime: &Runtime, world: &World) -> Self {
+        Self::start(
+            runtime,
+            &world.images(),
+            &world.repository(),
+            &world.public_key(),
+        )
+    }
+
+    pub(crate) fn cri(&self) -> Cri {
+        self.containerd.cri().unwrap()
+    }
+
+    /// Which of `layers` (digests) the registry was asked for.
+    pub(crate) fn fetched(&self, layers: &[String]) -> Vec<String> {
+        fetched(&self.registry, layers)
+    }
+
+    /// Pulls an image by CRI and runs it; what the command prints first. The pod is removed.
+    pub(crate) fn output_of(&self, image: &str, command: &[&str]) -> String {
+        let cri = self.cri();
+        cri.pull(image)
+            .unwrap_or_else(|error| panic!("{image}: {error}\n{}", self.outcrop.log()));
+        let pod = cri
+            .run("output", image, command)
+            .unwrap_or_else(|error| panic!("{image}: {error}\n{}", self.outcrop.log()));
+        let output = cri.first_output(&pod).unwrap();
+        cri.remove(&pod).unwrap();
+        output
+    }
+
+    /// Mount points of chains.
+    pub(crate) fn chains(&self) -> usize {
+        mounts_below(&self.outcrop.root()).len()
+    }
+
+    /// Waits until there are `count` chains mounted: the last user's end detaches in the background.
+    pub(crate) fn wait_for_chains(&self, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.chains() != count {
+            let mounts = mounts_below(&self.outcrop.root());
+            assert!(
+                Instant::now() < deadline,
+                "{count} chains expected, and there are {mounts:?}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// A label of an image's snapshot.
+    pub(crate) fn label(&self, snapshot: &str, name: &str) -> Option<String> {
+        let labels = self.containerd.snapshot_labels("k8s.io", snapshot).unwrap();
+        labels
+            .get(&format!("containerd.io/snapshot/outcrop.{name}"))
+            .cloned()
+    }
+}
+
+/// Which of `layers` (digests) a registry was asked for.
+pub(crate) fn fetched(registry: &Running<Registry>, layers: &[String]) -> Vec<String> {
+    let asked = |layer: &&String| !registry.requests_for(&format!("/blobs/{layer}")).is_empty();
+    layers.iter().filter(asked).cloned().collect()
+}
