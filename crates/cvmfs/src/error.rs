@@ -25,7 +25,9 @@ pub enum Error {
         reason: String,
     },
     /// The manifest or whitelist is malformed.
-    #[error("{what} of {fqrn} is malformed: {reason}; check that the server URL names a CVMFS repository")]
+    #[error(
+        "{what} of {fqrn} is malformed: {reason}; check that the server URL names a CVMFS repository"
+    )]
     Malformed {
         /// Repository.
         fqrn: String,
@@ -35,7 +37,9 @@ pub enum Error {
         reason: String,
     },
     /// A signature does not verify.
-    #[error("{what} of {fqrn} has a bad signature: {reason}; check the public keys, or report the server")]
+    #[error(
+        "{what} of {fqrn} has a bad signature: {reason}; check the public keys, or report the server"
+    )]
     BadSignature {
         /// Repository.
         fqrn: String,
@@ -45,7 +49,9 @@ pub enum Error {
         reason: String,
     },
     /// The whitelist has expired.
-    #[error("whitelist of {fqrn} expired at {expiry}; its publisher has to sign it anew (and check this machine's clock)")]
+    #[error(
+        "whitelist of {fqrn} expired at {expiry}; its publisher has to sign it anew (and check this machine's clock)"
+    )]
     Expired {
         /// Repository.
         fqrn: String,
@@ -69,7 +75,9 @@ pub enum Error {
         reason: String,
     },
     /// The server offers an older state than the one already seen.
-    #[error("{fqrn} was rolled back: the server offers {offered}, already seen {seen}; remove {breadcrumb} if this is intended")]
+    #[error(
+        "{fqrn} was rolled back: the server offers {offered}, already seen {seen}; remove {breadcrumb} if this is intended"
+    )]
     RolledBack {
         /// Repository.
         fqrn: String,

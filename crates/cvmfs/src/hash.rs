@@ -78,14 +78,10 @@ impl ContentHash {
             .as_bytes()
             .split_at_checked(2 * DIGEST_BYTES)
             .ok_or_else(refused)?;
-        let algorithm = [
-            Algorithm::Sha1,
-            Algorithm::Ripemd160,
-            Algorithm::Shake128,
-        ]
-        .into_iter()
-        .find(|algorithm| algorithm.tail().as_bytes() == tail)
-        .ok_or_else(refused)?;
+        let algorithm = [Algorithm::Sha1, Algorithm::Ripemd160, Algorithm::Shake128]
+            .into_iter()
+            .find(|algorithm| algorithm.tail().as_bytes() == tail)
+            .ok_or_else(refused)?;
         let mut digest = [0; DIGEST_BYTES];
         for (byte, pair) in digest.iter_mut().zip(digits.chunks_exact(2)) {
             let high = hex_value(pair[0]).ok_or_else(refused)?;

@@ -7,8 +7,8 @@
 //! Calls are synchronous and may be made from any thread but a worker of an asynchronous runtime (use `spawn_blocking` there):
 //! they wait for the network through the runtime handle given at open, each wait with a deadline.
 
-mod breadcrumb;
 mod blacklist;
+mod breadcrumb;
 mod catalog;
 mod certificate;
 mod config;
@@ -24,6 +24,7 @@ mod manifest;
 mod metrics;
 mod nodes;
 mod object;
+mod objects;
 mod repository;
 mod revision;
 mod signature;
@@ -48,14 +49,14 @@ pub use error::Error;
 pub use hash::{Algorithm, ContentHash, DIGEST_BYTES, HashError, Hasher};
 pub use history::Tag;
 pub use keys::MasterKeys;
-pub use manifest::Manifest;
+pub use manifest::{Manifest, ManifestError};
 pub use metrics::Metrics;
 pub use nodes::NodeId;
 pub use object::{Compression, ObjectRef, Suffix};
 pub use repository::{Refresh, Repository};
 pub use revision::Revision;
-pub use signature::Signed;
+pub use signature::{FrameError, Signed};
 pub use variables::expand_variables;
 pub use walk::WalkEntry;
-pub use whitelist::Whitelist;
+pub use whitelist::{Whitelist, WhitelistError};
 pub use xattr::XattrError;

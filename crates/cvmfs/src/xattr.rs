@@ -20,21 +20,19 @@ pub enum XattrError {
 ///
 /// # Errors
 /// [`XattrError`] for malformed bytes.
-pub fn parse(blob: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, XattrError> {
+pub(crate) fn parse(blob: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, XattrError> {
     if blob.iter().all(|byte| *byte == 0) {
         return Ok(Vec::new());
     }
-    let ([version, count], mut rest) = blob
-        .split_first_chunk::<2>()
-        .ok_or(XattrError::Truncated)?;
+    let ([version, count], mut rest) =
+        blob.split_first_chunk::<2>().ok_or(XattrError::Truncated)?;
     if *version != VERSION {
         return Err(XattrError::Version(*version));
     }
     let mut attributes = Vec::with_capacity(usize::from(*count));
     for _ in 0..*count {
-        let ([name_length, value_length], body) = rest
-            .split_first_chunk::<2>()
-            .ok_or(XattrError::Truncated)?;
+        let ([name_length, value_length], body) =
+            rest.split_first_chunk::<2>().ok_or(XattrError::Truncated)?;
         let (name, body) = split(body, *name_length)?;
         let (value, body) = split(body, *value_length)?;
         if name.is_empty() {
