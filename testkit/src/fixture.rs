@@ -60,6 +60,25 @@ pub(crate) fn fixture_file(path_end: &str) -> Result<Vec<u8>> {
     anyhow::bail!("the fixture has no {path_end}")
 }
 
+/// The statically linked busybox (amd64) of the fixture's image.
+///
+/// # Errors
+/// Never: it is compiled in.
+pub fn busybox() -> Result<Vec<u8>> {
+    let layer =
+        fixture_file("sha256:b96067f2d3b4e055e370b9351d701652bd2f93f3eea0499b5f43bcb99e023b23")?;
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(layer.as_slice()));
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        if entry.header().entry_type().is_file() && entry.path_bytes().ends_with(b"bin/busybox") {
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content)?;
+            return Ok(content);
+        }
+    }
+    anyhow::bail!("the fixture's image has no bin/busybox")
+}
+
 fn decoded(truth: &[u8]) -> Truth {
     let text = zstd::stream::decode_all(truth).expect("the fixture's truth is sound");
     Truth::parse(&text).expect("the fixture's truth parses")

@@ -3,10 +3,10 @@
 //!
 //! ```text
 //! fixture, truth           what the real server made and the real client showed; compare a directory with it
-//! server, builder, http    HTTP/1.1 on threads, with latency, bandwidth, log and strict mode; fault: what goes wrong, and when
+//! server, delivery, builder, http   HTTP/1.1 on threads, with latency, bandwidth, log and strict mode; fault: what goes wrong, and when
 //! stratum1, registry, proxy  three kinds of it
 //! client                   a tiny HTTP client
-//! layer, image             layers from entries; tar, gzip, manifest
+//! layer, image, demo       layers from entries; tar, gzip, manifest; images that run
 //! repository, catalog, objects, keys, ducc  a signed repository from entries
 //! ```
 //! Never linked into the product.
@@ -17,9 +17,12 @@
 mod builder;
 mod catalog;
 pub mod client;
+mod delivery;
+mod demo;
 mod ducc;
 mod fault;
 mod fixture;
+mod history;
 mod http;
 mod image;
 mod keys;
@@ -34,9 +37,10 @@ mod truth;
 
 pub use builder::{Running, ServerBuilder};
 pub use catalog::Counters;
+pub use demo::{DemoOptions, demo_image, pause_image};
 pub use ducc::{DuccOptions, Placement};
 pub use fault::{Fault, When};
-pub use fixture::{FIXTURE_FQRN, Fixture, fixture, truth, truth_v1, unpack_fixture};
+pub use fixture::{FIXTURE_FQRN, Fixture, busybox, fixture, truth, truth_v1, unpack_fixture};
 pub use http::{Answer, Body, Headers, Incoming};
 pub use image::{Format, Image, ImageBuilder, LayerBlob, digest};
 pub use keys::Keys;

@@ -1,0 +1,171 @@
+//! The program, as end-to-end tests use it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+use testkit::client::{get, request};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_testkit");
+
+#[test]
+fn serve_until_sigterm_then_leave_the_log() {
+    let directory = TempDir::new().unwrap();
+    let log = directory.path().join("log.json");
+    let mut child = Command::new(PROGRAM)
+        .args([
+            "serve",
+            "--fixture",
+            "--proxy",
+            "--blobs-fail",
+            "--latency",
+            "1ms",
+            "--bandwidth",
+            "10Gbit",
+            "--log",
+        ])
+        .arg(&log)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let text = |key: &str| {
+        ready[key]
+            .as_str()
+            .unwrap_or_else(|| panic!("no {key} in {line}"))
+            .to_owned()
+    };
+    assert_eq!(text("fqrn"), "unpacked.test.local");
+    assert!(
+        fs::read_to_string(text("public_key"))
+            .unwrap()
+            .contains("PUBLIC KEY")
+    );
+    assert_eq!(
+        get(&format!("{}/.cvmfspublished", text("repository_url")))
+            .unwrap()
+            .status,
+        200
+    );
+    assert_eq!(
+        get(&format!(
+            "{}/v2/library/mini/manifests/1.0",
+            text("registry")
+        ))
+        .unwrap()
+        .status,
+        200
+    );
+    let blob = "sha256:1538ea16bebced527436beddfdccd65236aa840458f393353a795571ec996292";
+    assert_eq!(
+        get(&format!(
+            "{}/v2/library/mini/blobs/{blob}",
+            text("registry")
+        ))
+        .unwrap()
+        .status,
+        500
+    );
+    let fault = br#"{"fault":"status","value":503,"nth":1}"#;
+    let scripted = request(
+        "POST",
+        &format!("{}/_testkit/fault", text("stratum1")),
+        &[],
+        fault,
+    )
+    .unwrap();
+    assert_eq!(scripted.status, 200);
+    assert_eq!(
+        get(&format!("{}/.cvmfspublished", text("repository_url")))
+            .unwrap()
+            .status,
+        503
+    );
+
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    let log: serde_json::Value = serde_json::from_slice(&fs::read(log).unwrap()).unwrap();
+    assert_eq!(
+        (
+            log["stratum1"].as_array().unwrap().len(),
+            log["registry"].as_array().unwrap().len()
+        ),
+        (2, 2)
+    );
+    assert!(
+        !fs::exists(text("public_key")).unwrap(),
+        "temporary files are removed"
+    );
+}
+
+fn run(arguments: &[&str]) -> (i32, String) {
+    let output = Command::new(PROGRAM).args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap(), text)
+}
+
+#[test]
+fn truth_of_a_directory() {
+    let directory = TempDir::new().unwrap();
+    let tree = directory.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("a"), "a").unwrap();
+    let tree = tree.to_str().unwrap();
+    let (code, text) = run(&["walk", tree]);
+    assert_eq!(code, 0);
+    let truth = directory.path().join("truth.tsv");
+    fs::write(&truth, text).unwrap();
+    let truth = truth.to_str().unwrap();
+    assert_eq!(
+        run(&["compare-truth", tree, truth]),
+        (0, "2 paths as they should be\n".to_owned())
+    );
+    fs::write(format!("{tree}/a"), "b").unwrap();
+    let (code, text) = run(&["compare-truth", tree, truth, "--ignore", "mtime_ns"]);
+    assert_eq!(code, 1);
+    assert!(text.starts_with("/a: sha256 should be "), "{text}");
+    assert_eq!(run(&["compare-truth", tree, truth, "--without", "/a"]).0, 0);
+    assert_eq!(
+        run(&["compare-truth", tree, truth, "--ignore", "colour"]).0,
+        2
+    );
+    assert_eq!(run(&["compare-truth", tree, "fixture"]).0, 1);
+}
+
+#[test]
+fn images_and_their_repository() {
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (code, text) = run(&[
+        "image",
+        &path("images"),
+        "--repository",
+        &path("repository"),
+        "--files",
+        "1000",
+        "--blob-bytes",
+        "5000",
+    ]);
+    assert_eq!(code, 0, "{text}");
+    let described: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(described["layers"].as_array().unwrap().len(), 3);
+    assert!(fs::exists(path("images/manifests/library_demo:1.0")).unwrap());
+    assert!(
+        fs::read(path("repository/.cvmfspublished"))
+            .unwrap()
+            .starts_with(b"C")
+    );
+    assert_eq!(run(&["pause-image", &path("pause.tar")]).0, 0);
+    let listing = Command::new("tar")
+        .args(["-tf", &path("pause.tar")])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&listing.stdout).contains("oci-layout"));
+}
