@@ -84,6 +84,14 @@ impl<K: Hash + Eq + Clone, V: Clone> SingleFlight<K, V> {
         }
     }
 
+    /// Leads if nobody does, else `None`. Never waits.
+    pub(crate) fn try_lead(&self, key: &K) -> Option<Flight<'_, K, V>> {
+        match self.join(key) {
+            Role::Leader(flight) => Some(flight),
+            Role::Passenger(_) => None,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Arc<Seat<V>>>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,3 +142,6 @@ impl<V> Seat<V> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

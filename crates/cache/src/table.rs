@@ -104,6 +104,14 @@ impl Table {
         slot.lookup()
     }
 
+    /// Looks up, nothing else.
+    pub(crate) fn peek(&self, key: &Key) -> Lookup {
+        self.shard(key)
+            .slots
+            .get(key)
+            .map_or(Lookup::Absent, Slot::lookup)
+    }
+
     /// Adds an object and returns the time under which it is to be queued, unless it is pinned.
     pub(crate) fn insert(&self, key: &Key, row: Row, file: Option<Arc<File>>) -> Option<u64> {
         let mut shard = self.shard(key);
@@ -143,16 +151,26 @@ impl Table {
 
     /// Takes an object out.
     pub(crate) fn remove(&self, key: &Key) -> Option<Removed> {
+        self.take_out(&mut self.shard(key), key)
+    }
+
+    /// Takes an object out unless it was pinned in the meantime; then it is no longer queued.
+    pub(crate) fn remove_unpinned(&self, key: &Key) -> Option<Removed> {
         let mut shard = self.shard(key);
+        if shard.pins.contains_key(key) {
+            shard.slots.get_mut(key)?.queued = NOT_QUEUED;
+            return None;
+        }
+        self.take_out(&mut shard, key)
+    }
+
+    fn take_out(&self, shard: &mut Shard, key: &Key) -> Option<Removed> {
         let slot = shard.slots.remove(key)?;
         self.live.fetch_sub(1, Ordering::Relaxed);
         if slot.file.is_some() {
             shard.open.retain(|open| open != key);
         }
-        Some(Removed {
-            row: slot.row,
-            _file: slot.file,
-        })
+        Some(Removed { row: slot.row, _file: slot.file })
     }
 
     /// Judges the queue's entry for `key` under the time `queued`.
@@ -174,16 +192,6 @@ impl Table {
             return Candidate::UsedAt(slot.used);
         }
         Candidate::Evictable
-    }
-
-    /// Takes an object out unless it was pinned in the meantime.
-    pub(crate) fn remove_unpinned(&self, key: &Key) -> Option<Removed> {
-        // A pin that comes after this check finds the object gone already or about to be: pinning promises nothing else.
-        if self.shard(key).pins.contains_key(key) {
-            None
-        } else {
-            self.remove(key)
-        }
     }
 
     /// Counts one pin more, whether the object is present or not.

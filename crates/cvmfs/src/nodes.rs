@@ -173,6 +173,17 @@ impl Nodes {
         row.dirent.xattrs().map_err(|error| catalog.corrupt(&error))
     }
 
+    /// Hash of the catalog that lists a directory, or holds another node.
+    pub(crate) fn catalog_hash(&self, node: NodeId) -> Result<ContentHash, Error> {
+        let slot = match self.location(node) {
+            Ok(location) => location.slot,
+            Err(Error::NotADirectory(_)) => node.slot() as usize,
+            Err(error) => return Err(error),
+        };
+        let found = self.lock().slots.get(slot).map(|slot| slot.hash);
+        found.ok_or_else(|| Error::NotFound(format!("catalog slot {slot}")))
+    }
+
     fn row(&self, node: NodeId) -> Result<(Arc<Catalog>, CatalogRow), Error> {
         let catalog = self.catalog(node.slot() as usize)?;
         let row = catalog.by_rowid(node.row().cast_signed())?;

@@ -288,6 +288,14 @@ impl Repository {
         self.inner.nodes.content(node)
     }
 
+    /// Hash of the catalog that lists a directory (the nested one at its mountpoint), or holds another node.
+    ///
+    /// # Errors
+    /// As [`Repository::node`].
+    pub fn node_catalog(&self, node: NodeId) -> Result<ContentHash, Error> {
+        self.inner.nodes.catalog_hash(node)
+    }
+
     /// Extended attributes (full name, value) of a node.
     ///
     /// # Errors

@@ -70,10 +70,8 @@ impl Attachments {
         let chain = self.chain(key);
         let mut attached = lock(&chain);
         let path = self.mount_point(key);
-        if attached
-            .as_ref()
-            .is_some_and(|attached| attached.session.is_alive())
-        {
+        let mounted = is_mount_point(&path)?;
+        if mounted && attached.as_ref().is_some_and(|attached| attached.session.is_alive()) {
             return Ok(path);
         }
         create_private(&self.directory.join(key))?;

@@ -7,6 +7,8 @@ use cvmfs::{Content, Dirent, Kind, NodeId, Repository, expand_variables};
 use fuse::{Attr, DirReply, Entry, Errno, FileSystem, Inode, ReadReply, StatFs};
 use prometheus_client::metrics::counter::Counter;
 
+use crate::inode_numbers::InodeNumbers;
+
 /// Entries fetched from a catalog at a time while a directory is listed: one reply of the kernel's
 /// usual size holds about 25.
 const LIST_BATCH: usize = 32;
@@ -39,6 +41,7 @@ pub struct RepositoryFsOptions {
 pub struct RepositoryFs {
     repository: Repository,
     options: RepositoryFsOptions,
+    numbers: InodeNumbers,
     failed: Counter,
 }
 
@@ -48,6 +51,7 @@ impl RepositoryFs {
         Self {
             repository,
             options,
+            numbers: InodeNumbers::default(),
             failed: Counter::default(),
         }
     }
@@ -62,8 +66,13 @@ impl RepositoryFs {
         if inode == Inode::ROOT {
             self.repository.root()
         } else {
-            NodeId(inode.0)
+            NodeId(inode.0.wrapping_sub(1))
         }
+    }
+
+    /// Numbers of nodes begin at 1, which is the kernel's name for the root: one more it is.
+    fn inode(node: NodeId) -> Inode {
+        Inode(node.0 + 1)
     }
 
     fn errno(&self, error: &cvmfs::Error) -> Errno {
@@ -86,12 +95,9 @@ impl RepositoryFs {
             Ownership::Stored => (dirent.uid, dirent.gid),
             Ownership::Claimed(uid, gid) => (uid, gid),
         };
-        let ino = self
-            .repository
-            .inode_number(node, dirent)
-            .map_err(|error| self.errno(&error))?;
+        let ino = self.numbers.of(node, dirent.link_group);
         Ok(Attr {
-            ino: Inode(ino),
+            ino: Inode(if node == self.repository.root() { 1 } else { ino }),
             size: match dirent.kind {
                 Kind::Symlink => self.target(dirent).len() as u64,
                 _ => dirent.size,
@@ -108,7 +114,7 @@ impl RepositoryFs {
 
     fn entry(&self, node: NodeId, dirent: &Dirent) -> Result<Entry, Errno> {
         Ok(Entry {
-            inode: Inode(node.0),
+            inode: Self::inode(node),
             attr: self.attr(node, dirent)?,
             entry_valid: self.options.valid,
             attr_valid: self.options.valid,
@@ -277,15 +283,14 @@ impl FileSystem for RepositoryFs {
                 .repository
                 .children(directory, after, LIST_BATCH)
                 .map_err(|error| self.errno(&error))?;
-            let full = children.len() == LIST_BATCH;
+            if children.is_empty() {
+                return Ok(());
+            }
             for (cookie, node, dirent) in children {
                 if !out.add(&dirent.name, cookie + DOTS, &self.entry(node, &dirent)?) {
                     return Ok(());
                 }
                 after = cookie;
-            }
-            if !full {
-                return Ok(());
             }
         }
     }
@@ -321,8 +326,8 @@ impl FileSystem for RepositoryFs {
     fn statfs(&self) -> StatFs {
         let counters = self.repository.statistics().unwrap_or_default();
         StatFs {
-            content_bytes: counters.total_bytes(),
-            inodes: counters.total_entries(),
+            content_bytes: counters.file_bytes,
+            inodes: counters.entries(),
         }
     }
 }
