@@ -142,7 +142,7 @@ impl Delivery<'_> {
             // A body shorter than the offset is damaged at its last byte: the last piece is the only short one.
             Some(Fault::FlipByte(offset)) if covers(offset) => piece[offset - start] ^= 0xff,
             Some(Fault::FlipByte(offset)) if offset >= start && piece.len() < PIECE => {
-                piece[piece.len() - 1] ^= 0xff
+                piece[piece.len() - 1] ^= 0xff;
             }
             Some(Fault::StallAfter(offset, time)) if covers(offset) => {
                 let (before, after) = piece.split_at(offset - start);

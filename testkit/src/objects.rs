@@ -80,13 +80,15 @@ pub(crate) struct FileObjects {
     pub(crate) chunks: Vec<(usize, usize, [u8; 20])>,
 }
 
+type KnownContent = (Arc<[u8]>, FileObjects);
+
 /// Writes objects below `<repository>/data`.
 #[derive(Debug)]
 pub(crate) struct ObjectStore {
     directory: PathBuf,
     pub(crate) algorithm: Algorithm,
     /// By address of the shared content, which the map keeps alive: contents that many files share are hashed once.
-    known: HashMap<(usize, Storage), (Arc<[u8]>, FileObjects)>,
+    known: HashMap<(usize, Storage), KnownContent>,
 }
 
 impl ObjectStore {

@@ -238,6 +238,9 @@ impl RepositoryBuilder {
         }
         let root = self.build_catalog(&[], &subdirectories, now)?;
         self.changed.clear();
+        let mut catalogs = std::mem::take(&mut self.catalogs);
+        catalogs.retain(|key, _| key.is_empty() || self.is_catalog_root(key));
+        self.catalogs = catalogs;
         let history = self.publish_history(&root, now)?;
         let certificate = self
             .store
@@ -476,6 +479,7 @@ fn row<'a>(
             | if entry.direct_io { flags::DIRECT_IO } else { 0 },
         ..CatalogRow::default()
     };
+    let flag = |set: bool, flag: i64| if set { flag } else { 0 };
     let kind = match &entry.kind {
         EntryKind::Directory => {
             row.size = 4096;
@@ -492,17 +496,8 @@ fn row<'a>(
             0o100_000
         }
         special => {
+            let (kind, device) = special_file(special);
             row.flags |= flags::FILE | flags::SPECIAL;
-            let (kind, device) = match special {
-                EntryKind::CharDevice(major, minor) => {
-                    (0o020_000, rustix::fs::makedev(*major, *minor))
-                }
-                EntryKind::BlockDevice(major, minor) => {
-                    (0o060_000, rustix::fs::makedev(*major, *minor))
-                }
-                EntryKind::Fifo => (0o010_000, 0),
-                _ => (0o140_000, 0),
-            };
             row.size = device;
             kind
         }
@@ -512,23 +507,21 @@ fn row<'a>(
         row.size = *length as u64;
         row.hash = objects.bulk;
         row.chunks = &objects.chunks;
-        row.flags |= if objects.chunks.is_empty() {
-            0
-        } else {
-            flags::CHUNKED
-        };
-        row.flags |= if entry.storage.is_compressed() {
-            0
-        } else {
-            flags::UNCOMPRESSED
-        };
-        row.flags |= if entry.storage.is_external() {
-            flags::EXTERNAL
-        } else {
-            0
-        };
+        row.flags |= flag(!objects.chunks.is_empty(), flags::CHUNKED)
+            | flag(!entry.storage.is_compressed(), flags::UNCOMPRESSED)
+            | flag(entry.storage.is_external(), flags::EXTERNAL);
     }
     row
+}
+
+/// Type bits of the mode, and the device number, which a catalog keeps as the size.
+fn special_file(kind: &EntryKind) -> (u32, u64) {
+    match kind {
+        EntryKind::CharDevice(major, minor) => (0o020_000, rustix::fs::makedev(*major, *minor)),
+        EntryKind::BlockDevice(major, minor) => (0o060_000, rustix::fs::makedev(*major, *minor)),
+        EntryKind::Fifo => (0o010_000, 0),
+        _ => (0o140_000, 0),
+    }
 }
 
 /// The key of what a (chain of) hardlink(s) names in the end.

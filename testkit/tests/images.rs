@@ -1,5 +1,7 @@
 //! Layers unpack with plain tar into what they were made of, and the truth about directories is told.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! What the repository writer writes is checked from the outside: hashes, inflation, SQLite, signatures.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
@@ -182,9 +184,8 @@ fn check(repository: &Path, published: &Published) {
     assert_eq!(directories as u64, published.counters.dir);
 }
 
-#[test]
-fn everything_that_a_catalog_can_hold() {
-    let directory = TempDir::new().unwrap();
+/// One of each kind, published.
+fn everything(directory: &TempDir) -> Published {
     let mut builder = RepositoryBuilder::new(directory.path(), FQRN);
     let long: Vec<u8> = (0..10_000_u32).flat_map(u32::to_le_bytes).collect();
     for entry in [
@@ -212,12 +213,17 @@ fn everything_that_a_catalog_can_hold() {
     }
     builder.add_nested_catalog("nested");
     let published = builder.publish(NOW).unwrap();
+    let external = fs::read(builder.external_directory().join("external")).unwrap();
+    assert_eq!(external, long);
+    published
+}
+
+#[test]
+fn everything_that_a_catalog_can_hold() {
+    let directory = TempDir::new().unwrap();
+    let published = everything(&directory);
     check(directory.path(), &published);
     check_trust(directory.path(), &Keys::fixture().public_key().unwrap());
-    assert_eq!(
-        fs::read(builder.external_directory().join("external")).unwrap(),
-        long
-    );
 
     let (connection, _directory) = catalog(directory.path(), &published.root_hash);
     let column = |column: &str, name: &str| {
@@ -288,6 +294,7 @@ fn a_second_revision_keeps_what_did_not_change() {
     builder.tag("first", "of all");
     let first = builder.publish(NOW).unwrap();
     builder.add(Entry::file("b/y", "2")).remove("/b/x");
+    builder.add_nested_catalog("c").remove("/c/.cvmfscatalog");
     let second = builder.publish(NOW + 60).unwrap();
     check(directory.path(), &second);
     assert_eq!((first.revision, second.revision), (1, 2));
@@ -319,8 +326,8 @@ fn a_second_revision_keeps_what_did_not_change() {
     }
 }
 
-#[test]
-fn a_layer_as_ducc_puts_it() {
+/// What DUCC treats in its own way.
+fn peculiar_layer() -> LayerBlob {
     let layer = Layer::new([
         Entry::directory("bin"),
         Entry::file("bin/a", "a").xattr("security.capability", "c"),
@@ -329,7 +336,12 @@ fn a_layer_as_ducc_puts_it() {
         Entry::whiteout("bin/gone"),
         Entry::file("implicit/x", "x"),
     ]);
-    let blob = LayerBlob::new(layer).unwrap();
+    LayerBlob::new(layer).unwrap()
+}
+
+#[test]
+fn a_layer_as_ducc_puts_it() {
+    let blob = peculiar_layer();
     let hex = blob.digest.trim_start_matches("sha256:").to_owned();
     for (options, xattrs, links) in [
         (DuccOptions::default(), 0, 0),
@@ -360,41 +372,16 @@ fn a_layer_as_ducc_puts_it() {
             .collect();
         assert_eq!(mountpoints, [0, 1, 2, 4]);
         let (connection, _directory) = catalog(directory.path(), &published.catalogs[&files]);
-        assert_eq!(
-            number(
-                &connection,
-                "SELECT count(*) FROM catalog WHERE xattr IS NOT NULL"
-            ),
-            xattrs
-        );
-        assert_eq!(
-            number(
-                &connection,
-                "SELECT count(*) FROM catalog WHERE hardlinks >> 32 != 0"
-            ),
-            links
-        );
-        assert_eq!(
-            number(
-                &connection,
-                "SELECT count(*) FROM catalog WHERE name = '.wh.gone'"
-            ),
-            1
-        );
-        assert_eq!(
-            number(
-                &connection,
-                "SELECT count(*) FROM catalog WHERE name = '.cvmfscatalog'"
-            ),
-            1
-        );
-        assert_eq!(
-            number(
-                &connection,
-                "SELECT count(*) FROM catalog WHERE name = 'lower'"
-            ),
-            0
-        );
+        for (condition, rows) in [
+            ("xattr IS NOT NULL", xattrs),
+            ("hardlinks >> 32 != 0", links),
+            ("name = '.wh.gone'", 1),
+            ("name = '.cvmfscatalog'", 1),
+            ("name = 'lower'", 0),
+        ] {
+            let query = format!("SELECT count(*) FROM catalog WHERE {condition}");
+            assert_eq!(number(&connection, &query), rows, "{condition}");
+        }
     }
 }
 

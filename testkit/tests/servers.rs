@@ -1,5 +1,7 @@
 //! The servers do over a real connection what the tests of others rely on.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

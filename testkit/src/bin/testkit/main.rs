@@ -97,13 +97,13 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Serve(options) => serve::run(&options)?,
         Command::UnpackFixture { directory } => {
-            println!("{}", testkit::unpack_fixture(&directory)?.display())
+            println!("{}", testkit::unpack_fixture(&directory)?.display());
         }
         Command::Walk { directory } => print!("{}", testkit::walk(&directory)?.to_tsv()),
         Command::CompareTruth(options) => return compare(&options),
         Command::Image(options) => build_image(&options)?,
         Command::PauseImage { output, name } => {
-            write(&output, &testkit::pause_image()?.oci_archive(&name)?)?
+            write(&output, &testkit::pause_image()?.oci_archive(&name)?)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -130,14 +130,10 @@ fn start(options: &Options, scratch: &Path) -> Result<World> {
         description["external_url"] = json!(server.external_url());
         description["repository"] = json!(repository);
     }
-    let registry = images.as_deref().map(|images| {
-        let mut builder = Registry::serving(images);
-        if options.blobs_fail {
-            builder = builder.blobs_fail();
-        }
-        behaving(builder, options, 1).start()
-    });
-    let registry = registry.transpose()?;
+    let registry = images
+        .as_deref()
+        .map(|images| start_registry(images, options))
+        .transpose()?;
     if let Some(server) = &registry {
         description["registry"] = json!(server.url());
         description["registry_host"] = json!(server.address().to_string());
@@ -156,6 +152,16 @@ fn start(options: &Options, scratch: &Path) -> Result<World> {
         proxy,
         description,
     })
+}
+
+fn start_registry(images: &Path, options: &Options) -> Result<Running<Registry>> {
+    let builder = Registry::serving(images);
+    let builder = if options.blobs_fail {
+        builder.blobs_fail()
+    } else {
+        builder
+    };
+    behaving(builder, options, 1).start()
 }
 
 fn behaving<H>(mut builder: ServerBuilder<H>, options: &Options, offset: u16) -> ServerBuilder<H> {
