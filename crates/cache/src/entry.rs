@@ -77,11 +77,13 @@ impl Entry {
     /// # Errors
     /// [`Error::TooLarge`], [`Error::NoRoom`].
     pub fn reserve(&mut self, len: u64) -> Result<(), Error> {
-        self.shelf.claim(&self.key, &mut self.claim, footprint(len))?;
+        self.shelf
+            .claim(&self.key, &mut self.claim, footprint(len))?;
         if let Ok(len) = usize::try_from(len)
             && len <= BUFFER
         {
-            self.buffer.reserve_exact(len.saturating_sub(self.buffer.len()));
+            self.buffer
+                .reserve_exact(len.saturating_sub(self.buffer.len()));
         }
         Ok(())
     }
@@ -122,7 +124,10 @@ impl Entry {
             }
         };
         self.spill()?;
-        Ok(Verified { entry: self, digest })
+        Ok(Verified {
+            entry: self,
+            digest,
+        })
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -165,7 +170,8 @@ impl Entry {
 
     /// Claims the space, makes the file if there is none yet, writes.
     fn store(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
-        self.shelf.claim(&self.key, &mut self.claim, footprint(self.len))?;
+        self.shelf
+            .claim(&self.key, &mut self.claim, footprint(self.len))?;
         let mut retries = FULL_DISK_RETRIES;
         loop {
             match self.try_store(&mut bytes) {
@@ -236,7 +242,11 @@ impl Verified {
     /// The file and what is known of it. `None` cannot be: finishing makes the file.
     pub(crate) fn finished(&self) -> Option<Finished<'_>> {
         let incoming = self.entry.incoming.as_ref()?;
-        Some(Finished { incoming, len: self.entry.len, digest: self.digest })
+        Some(Finished {
+            incoming,
+            len: self.entry.len,
+            digest: self.digest,
+        })
     }
 
     /// The file has its name: nothing is left to clean up but the claim.

@@ -62,7 +62,16 @@ impl Index {
     pub(crate) fn load(store: &Store) -> Result<Loaded, Error> {
         let failed = |source| store.failed("read", NAME, source);
         match store.open_file(NAME) {
-            Ok(file) => parse(BufReader::with_capacity(BUFFER, file)).map_err(failed),
+            // An index that the disk does not give back is as lost as one that makes no sense.
+            Ok(file) => Ok(
+                parse(BufReader::with_capacity(BUFFER, file)).unwrap_or_else(|error| {
+                    tracing::warn!(%error, "cannot read the cache's index: beginning empty");
+                    Loaded {
+                        damaged: true,
+                        ..Loaded::default()
+                    }
+                }),
+            ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Loaded {
                 damaged: true,
                 ..Loaded::default()

@@ -17,6 +17,10 @@ const BLOCK: u64 = 4096;
 const SLACK_DIVISOR: u64 = 128;
 /// How long a writer waits for others to finish when nothing can be evicted.
 pub(crate) const ROOM_PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait before looking again: the end of an opening, which frees a victim, wakes nobody.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Higher quotas mean the same as this one, and sums do not overflow.
+const LARGEST_QUOTA: u64 = u64::MAX >> 2;
 
 /// Guards [`Accounts`]; taken before any lock of the table, never after.
 pub(crate) struct Ledger {
@@ -48,7 +52,11 @@ pub(crate) struct Claim {
 
 impl Ledger {
     pub(crate) fn new(quota: u64) -> Self {
-        Self { accounts: Mutex::default(), changed: Condvar::new(), quota }
+        Self {
+            accounts: Mutex::default(),
+            changed: Condvar::new(),
+            quota: quota.min(LARGEST_QUOTA),
+        }
     }
 
     pub(crate) fn quota(&self) -> u64 {
@@ -64,7 +72,7 @@ impl Ledger {
         self.changed.notify_all();
     }
 
-    /// Waits until something changes; `None` when `deadline` has passed.
+    /// Waits a little, or until something changes; `None` when `deadline` has passed.
     pub(crate) fn wait<'a>(
         &self,
         accounts: MutexGuard<'a, Accounts>,
@@ -74,7 +82,7 @@ impl Ledger {
         if left.is_zero() {
             return None;
         }
-        let woken = self.changed.wait_timeout(accounts, left);
+        let woken = self.changed.wait_timeout(accounts, left.min(LOOK_AGAIN));
         Some(woken.unwrap_or_else(PoisonError::into_inner).0)
     }
 
@@ -103,7 +111,9 @@ impl Accounts {
 
 /// What a content of `len` bytes occupies on disk.
 pub(crate) fn footprint(len: u64) -> u64 {
-    len.max(1).checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX)
+    len.max(1)
+        .checked_next_multiple_of(BLOCK)
+        .unwrap_or(u64::MAX)
 }
 
 /// What eviction frees beyond the need.

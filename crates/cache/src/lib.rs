@@ -95,12 +95,17 @@ impl Cache {
         for (_, key, row) in &present {
             let queued = table.insert(key, *row, None);
             accounts.used += footprint(row.len);
-            accounts.queue.extend(queued.map(|at| std::cmp::Reverse((at, key.clone()))));
+            accounts
+                .queue
+                .extend(queued.map(|at| std::cmp::Reverse((at, key.clone()))));
         }
         drop(accounts);
         let live = present.len() as u64;
         let index = if loaded.damaged || index::is_overgrown(loaded.records, live) {
-            let record = |(_, key, row)| Record::Present { key: key_tag(&key), row };
+            let record = |(_, key, row)| Record::Present {
+                key: key_tag(&key),
+                row,
+            };
             Index::create(&store, &present.into_iter().map(record).collect::<Vec<_>>())?
         } else {
             Index::resume(&store, loaded.records)?
@@ -118,7 +123,9 @@ impl Cache {
         shelf.metrics.quota_bytes.set(config.quota);
         shelf.show(&shelf.ledger.lock());
         shelf.evict_excess();
-        Ok(Self { shelf: Arc::new(shelf) })
+        Ok(Self {
+            shelf: Arc::new(shelf),
+        })
     }
 
     /// The object, if it is present and intact. Waits only for another call that just opens or fetches it.
@@ -126,16 +133,20 @@ impl Cache {
     /// # Errors
     /// [`Error::Timeout`], [`Error::Io`].
     pub fn get(&self, key: &Key) -> Result<Option<Object>, Error> {
-        let deadline = Instant::now() + PATIENCE;
+        let mut deadline = None;
         loop {
             match self.shelf.table.touch(key) {
                 Lookup::Open(object) => return Ok(Some(self.hit(object))),
                 Lookup::Absent => break,
                 Lookup::Closed(_) => {}
             }
+            // The clock is not read on the hot path.
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
             match self.shelf.flights.join(key) {
                 Role::Leader(flight) => {
-                    let Some(object) = self.shelf.open(key)? else { break };
+                    let Some(object) = self.shelf.open(key)? else {
+                        break;
+                    };
                     flight.land(object.clone());
                     return Ok(Some(self.hit(object)));
                 }
@@ -198,7 +209,10 @@ impl Cache {
     ) -> Result<Object, FetchError<E>> {
         let verified = fetch(Entry::new(self.shelf.clone(), key.clone()))?;
         if verified.key() != key || !verified.belongs_to(&self.shelf) {
-            Err(Error::WrongEntry { expected: key.clone(), got: verified.key().clone() })?;
+            Err(Error::WrongEntry {
+                expected: key.clone(),
+                got: verified.key().clone(),
+            })?;
         }
         Ok(self.shelf.commit(verified)?)
     }

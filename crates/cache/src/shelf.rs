@@ -53,7 +53,11 @@ impl Shelf {
         };
         let quota = self.ledger.quota();
         if total > quota {
-            return Err(Error::TooLarge { key: key.clone(), bytes: total, quota });
+            return Err(Error::TooLarge {
+                key: key.clone(),
+                bytes: total,
+                quota,
+            });
         }
         let deadline = Instant::now() + ROOM_PATIENCE;
         let mut accounts = self.ledger.lock();
@@ -80,7 +84,9 @@ impl Shelf {
                 claim.overdraft = true;
                 break;
             }
-            let waited = others.then(|| self.ledger.wait(accounts, deadline)).flatten();
+            let waited = others
+                .then(|| self.ledger.wait(accounts, deadline))
+                .flatten();
             accounts = waited.ok_or_else(|| Error::NoRoom {
                 key: key.clone(),
                 directory: self.store.directory().to_path_buf(),
@@ -121,7 +127,9 @@ impl Shelf {
         let mut in_use = Vec::new();
         let mut chosen = 0;
         while chosen < wanted {
-            let Some(oldest) = accounts.queue.pop() else { break };
+            let Some(oldest) = accounts.queue.pop() else {
+                break;
+            };
             let (queued, key) = oldest.0;
             match self.table.candidate(&key, queued) {
                 Candidate::Gone => continue,
@@ -140,7 +148,11 @@ impl Shelf {
                 chosen += bytes;
                 self.metrics.evictions.inc();
                 self.metrics.evicted_bytes.inc_by(bytes);
-                victims.push(Victim { key, removed, _flight: Some(flight) });
+                victims.push(Victim {
+                    key,
+                    removed,
+                    _flight: Some(flight),
+                });
             }
         }
         accounts.leaving += chosen;
@@ -159,7 +171,9 @@ impl Shelf {
         for victim in &victims {
             self.store.remove_object(&victim.key);
             bytes += footprint(victim.removed.row.len);
-            records.push(Record::Removed { key: key_tag(&victim.key) });
+            records.push(Record::Removed {
+                key: key_tag(&victim.key),
+            });
         }
         self.record(&records);
         let mut accounts = self.ledger.lock();
@@ -172,9 +186,15 @@ impl Shelf {
 
     /// Removes an object whose flight the caller holds.
     pub(crate) fn remove(&self, key: &Key) -> bool {
-        let Some(removed) = self.table.remove(key) else { return false };
+        let Some(removed) = self.table.remove(key) else {
+            return false;
+        };
         self.ledger.lock().leaving += footprint(removed.row.len);
-        self.discard(vec![Victim { key: key.clone(), removed, _flight: None }]);
+        self.discard(vec![Victim {
+            key: key.clone(),
+            removed,
+            _flight: None,
+        }]);
         true
     }
 
@@ -188,18 +208,30 @@ impl Shelf {
         let (len, digest) = (finished.len, finished.digest);
         self.store.publish(finished.incoming, &key)?;
         let claim = verified.published();
-        let (file, stamp) = self.reopen(&key).inspect_err(|_| self.store.remove_object(&key))?;
-        let row = Row { len, digest, boot: self.boot, stamp };
+        let (file, stamp) = self
+            .reopen(&key)
+            .inspect_err(|_| self.store.remove_object(&key))?;
+        let row = Row {
+            len,
+            digest,
+            boot: self.boot,
+            stamp,
+        };
         let file = Arc::new(file);
         let queued = self.table.insert(&key, row, Some(file.clone()));
         let mut accounts = self.ledger.lock();
         accounts.settle(claim);
         accounts.used += footprint(len);
-        accounts.queue.extend(queued.map(|at| std::cmp::Reverse((at, key.clone()))));
+        accounts
+            .queue
+            .extend(queued.map(|at| std::cmp::Reverse((at, key.clone()))));
         self.show(&accounts);
         drop(accounts);
         self.ledger.notify();
-        self.record(&[Record::Present { key: key_tag(&key), row }]);
+        self.record(&[Record::Present {
+            key: key_tag(&key),
+            row,
+        }]);
         self.metrics.commits.inc();
         self.metrics.committed_bytes.inc_by(len);
         self.write_uses_in_time();
@@ -263,10 +295,17 @@ impl Shelf {
             }
         }
         let file = Arc::new(file);
-        let good = Row { boot: self.boot, stamp, ..row };
+        let good = Row {
+            boot: self.boot,
+            stamp,
+            ..row
+        };
         self.table.opened(key, good, file.clone());
         if !vouched {
-            self.record(&[Record::Present { key: key_tag(key), row: good }]);
+            self.record(&[Record::Present {
+                key: key_tag(key),
+                row: good,
+            }]);
         }
         Ok(Some(file))
     }
@@ -311,7 +350,9 @@ impl Shelf {
 
     fn write_uses_in_time(&self) {
         // Whoever finds it locked leaves it to the other.
-        let Ok(mut written) = self.uses_written.try_lock() else { return };
+        let Ok(mut written) = self.uses_written.try_lock() else {
+            return;
+        };
         if written.elapsed() < USE_INTERVAL {
             return;
         }
@@ -335,19 +376,32 @@ impl Drop for Shelf {
 
 /// Uses as records, in their order.
 pub(crate) fn present(uses: Vec<Use>) -> Vec<Record> {
-    let record = |one: Use| Record::Present { key: key_tag(&one.key), row: one.row };
+    let record = |one: Use| Record::Present {
+        key: key_tag(&one.key),
+        row: one.row,
+    };
     uses.into_iter().map(record).collect()
 }
 
 /// Failures that say that the object is gone or unreadable, not that we are in trouble.
 fn is_damage(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
-    let gone = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::IO];
+    let gone = [
+        Errno::NOENT,
+        Errno::NOTDIR,
+        Errno::LOOP,
+        Errno::ISDIR,
+        Errno::NXIO,
+        Errno::IO,
+    ];
     errno.is_some_and(|errno| gone.contains(&errno))
 }
 
 fn is_out_of_files(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
 }
 
 /// Length and digest of what is in the file.

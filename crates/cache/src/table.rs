@@ -170,7 +170,10 @@ impl Table {
         if slot.file.is_some() {
             shard.open.retain(|open| open != key);
         }
-        Some(Removed { row: slot.row, _file: slot.file })
+        Some(Removed {
+            row: slot.row,
+            _file: slot.file,
+        })
     }
 
     /// Judges the queue's entry for `key` under the time `queued`.
