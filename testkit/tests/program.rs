@@ -4,104 +4,99 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 use testkit::client::{get, request};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_testkit");
 
+/// A running `testkit serve` and what it said when it was ready.
+struct Serving {
+    child: Child,
+    ready: serde_json::Value,
+}
+
+impl Serving {
+    fn start(log: &Path) -> Self {
+        let mut child = Command::new(PROGRAM)
+            .args([
+                "serve",
+                "--fixture",
+                "--proxy",
+                "--blobs-fail",
+                "--latency",
+                "1ms",
+            ])
+            .args(["--bandwidth", "10Gbit", "--log"])
+            .arg(log)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
+        Self {
+            child,
+            ready: serde_json::from_str(&line).unwrap(),
+        }
+    }
+
+    fn said(&self, key: &str) -> String {
+        let said = self.ready[key].as_str();
+        said.unwrap_or_else(|| panic!("no {key} in {}", self.ready))
+            .to_owned()
+    }
+
+    fn status(&self, server: &str, path: &str) -> u16 {
+        get(&format!("{}{path}", self.said(server))).unwrap().status
+    }
+
+    fn terminate(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
 #[test]
 fn serve_until_sigterm_then_leave_the_log() {
     let directory = TempDir::new().unwrap();
     let log = directory.path().join("log.json");
-    let mut child = Command::new(PROGRAM)
-        .args([
-            "serve",
-            "--fixture",
-            "--proxy",
-            "--blobs-fail",
-            "--latency",
-            "1ms",
-            "--bandwidth",
-            "10Gbit",
-            "--log",
-        ])
-        .arg(&log)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let text = |key: &str| {
-        ready[key]
-            .as_str()
-            .unwrap_or_else(|| panic!("no {key} in {line}"))
-            .to_owned()
-    };
-    assert_eq!(text("fqrn"), "unpacked.test.local");
+    let serving = Serving::start(&log);
+    let public_key = serving.said("public_key");
+    assert_eq!(serving.said("fqrn"), "unpacked.test.local");
     assert!(
-        fs::read_to_string(text("public_key"))
+        fs::read_to_string(&public_key)
             .unwrap()
             .contains("PUBLIC KEY")
     );
+    assert_eq!(serving.status("repository_url", "/.cvmfspublished"), 200);
     assert_eq!(
-        get(&format!("{}/.cvmfspublished", text("repository_url")))
-            .unwrap()
-            .status,
-        200
-    );
-    assert_eq!(
-        get(&format!(
-            "{}/v2/library/mini/manifests/1.0",
-            text("registry")
-        ))
-        .unwrap()
-        .status,
+        serving.status("registry", "/v2/library/mini/manifests/1.0"),
         200
     );
     let blob = "sha256:1538ea16bebced527436beddfdccd65236aa840458f393353a795571ec996292";
     assert_eq!(
-        get(&format!(
-            "{}/v2/library/mini/blobs/{blob}",
-            text("registry")
-        ))
-        .unwrap()
-        .status,
+        serving.status("registry", &format!("/v2/library/mini/blobs/{blob}")),
         500
     );
     let fault = br#"{"fault":"status","value":503,"nth":1}"#;
-    let scripted = request(
-        "POST",
-        &format!("{}/_testkit/fault", text("stratum1")),
-        &[],
-        fault,
-    )
-    .unwrap();
-    assert_eq!(scripted.status, 200);
-    assert_eq!(
-        get(&format!("{}/.cvmfspublished", text("repository_url")))
-            .unwrap()
-            .status,
-        503
-    );
+    let control = format!("{}/_testkit/fault", serving.said("stratum1"));
+    assert_eq!(request("POST", &control, &[], fault).unwrap().status, 200);
+    assert_eq!(serving.status("repository_url", "/.cvmfspublished"), 503);
+    assert_eq!(serving.status("repository_url", "/.cvmfspublished"), 200);
 
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert!(child.wait().unwrap().success());
+    serving.terminate();
     let log: serde_json::Value = serde_json::from_slice(&fs::read(log).unwrap()).unwrap();
+    let logged = |server: &str| log[server].as_array().unwrap().len();
     assert_eq!(
-        (
-            log["stratum1"].as_array().unwrap().len(),
-            log["registry"].as_array().unwrap().len()
-        ),
-        (2, 2)
+        (logged("stratum1"), logged("registry"), logged("proxy")),
+        (3, 2, 0)
     );
     assert!(
-        !fs::exists(text("public_key")).unwrap(),
+        !fs::exists(public_key).unwrap(),
         "temporary files are removed"
     );
 }
