@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::mount::{UnmountFlags, unmount};
@@ -137,6 +137,39 @@ impl Containerd {
             "--hosts-dir",
         ]);
         child::run(command.arg(self.hosts_dir()).arg(image), LIMIT).map(drop)
+    }
+
+    /// As `--snapshotter` wants it.
+    pub fn snapshotter(&self) -> &'static str {
+        self.settings.plugin.name()
+    }
+
+    /// Starts a created container's task in the background; the first line of its output.
+    pub fn start_task(&self, namespace: &str, container: &str) -> Result<String> {
+        let log = self.folder.join(format!("{container}.out"));
+        self.ctr(
+            namespace,
+            &[
+                "tasks",
+                "start",
+                "--detach",
+                "--log-uri",
+                &format!("file://{}", log.display()),
+                container,
+            ],
+        )?;
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            if let Some((line, _)) = text.split_once('\n') {
+                return Ok(line.to_owned());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "no output of {container} after {LIMIT:?}"
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Labels of a snapshot, by its name or key.

@@ -46,6 +46,28 @@ pub struct Entry {
     pub link_group: u64,
 }
 
+impl Entry {
+    /// The kind of a name that `readdir` gives and `stat` does not find: overlayfs shows a whiteout so in a directory that one lower only has.
+    pub const GHOST: char = '?';
+
+    /// What nothing states more of than that it is there: root's, 0755, of no time.
+    pub fn implicit(kind: char) -> Self {
+        Self {
+            kind,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            rdev: 0,
+            mtime: None,
+            target: Vec::new(),
+            content: None,
+            xattrs: BTreeMap::new(),
+            link_group: 0,
+        }
+    }
+}
+
 /// Entries by path without a leading slash; the root itself is the empty path.
 pub type Listing = BTreeMap<Vec<u8>, Entry>;
 
@@ -81,6 +103,10 @@ fn add(parent: BorrowedFd<'_>, name: &[u8], path: Vec<u8>, listing: &mut Listing
     let stat = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         // The directory may be read, but not searched.
         Err(Errno::ACCESS) => return Ok(()),
+        Err(Errno::NOENT) => {
+            listing.insert(path, Entry::implicit(Entry::GHOST));
+            return Ok(());
+        }
         other => {
             other.with_context(|| format!("cannot stat {}", String::from_utf8_lossy(&path)))?
         }
@@ -120,7 +146,7 @@ fn entry(parent: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<Entry> {
         FileType::BlockDevice => 'b',
         FileType::Fifo => 'p',
         FileType::Socket => 's',
-        FileType::Unknown => '?',
+        FileType::Unknown => Entry::GHOST,
     };
     let content = match (kind, open(parent, name, OFlags::NONBLOCK)) {
         ('f', Ok(Some(file))) => Some(sha256(file)?),
@@ -194,7 +220,10 @@ pub fn hex(bytes: &[u8]) -> String {
 
 fn add_xattrs(root: &Path, listing: &mut Listing) -> Result<()> {
     use std::os::unix::ffi::OsStrExt;
-    for (path, entry) in listing.iter_mut() {
+    for (path, entry) in listing
+        .iter_mut()
+        .filter(|(_, entry)| entry.kind != Entry::GHOST)
+    {
         let file = root.join(std::ffi::OsStr::from_bytes(path));
         let mut names = vec![0; 1 << 16];
         let length = match rustix::fs::llistxattr(&file, &mut names) {
@@ -294,7 +323,7 @@ mod tests {
         symlink("open", at("link")).unwrap();
         fs::hard_link(at("open/secret"), at("again")).unwrap();
         let allow = |name: &str, mode| {
-            fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap()
+            fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
         };
         allow("", 0o755);
         allow("open/secret", 0o600);

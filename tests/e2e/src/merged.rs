@@ -155,11 +155,13 @@ fn read(entry: &mut tar::Entry<'_, &[u8]>) -> Result<Entry> {
             xattrs.insert(name.to_owned(), extension.value_bytes().to_vec());
         }
     }
-    let device = |number: Option<u32>| u64::from(number.unwrap_or_default());
-    let (major, minor) = (
-        device(header.device_major()?),
-        device(header.device_minor()?),
-    );
+    let rdev = match kind {
+        'c' | 'b' => rustix::fs::makedev(
+            header.device_major()?.unwrap_or_default(),
+            header.device_minor()?.unwrap_or_default(),
+        ),
+        _ => 0,
+    };
     let size = entry.size();
     let target = entry
         .link_name_bytes()
@@ -178,11 +180,7 @@ fn read(entry: &mut tar::Entry<'_, &[u8]>) -> Result<Entry> {
         uid: u32::try_from(header.uid()?)?,
         gid: u32::try_from(header.gid()?)?,
         size: if kind == 'f' { size } else { 0 },
-        rdev: if matches!(kind, 'c' | 'b') {
-            rustix::fs::makedev(major as u32, minor as u32)
-        } else {
-            0
-        },
+        rdev,
         mtime: Some(header.mtime()?.cast_signed()),
         target: if kind == 'l' { target } else { Vec::new() },
         content: (kind == 'f').then(|| hex(&Sha256::digest(&content))),
@@ -193,19 +191,6 @@ fn read(entry: &mut tar::Entry<'_, &[u8]>) -> Result<Entry> {
 
 /// Directories that no entry names are root's, 0755, of no stated time.
 fn add_parents(merged: &mut Listing, path: &[u8]) {
-    let implicit = Entry {
-        kind: 'd',
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-        size: 0,
-        rdev: 0,
-        mtime: None,
-        target: Vec::new(),
-        content: None,
-        xattrs: BTreeMap::new(),
-        link_group: 0,
-    };
     let mut above = path;
     while !above.is_empty() {
         above = split(above).0;
@@ -214,7 +199,7 @@ fn add_parents(merged: &mut Listing, path: &[u8]) {
         }
         merged
             .entry(above.to_vec())
-            .or_insert_with(|| implicit.clone());
+            .or_insert_with(|| Entry::implicit('d'));
     }
 }
 

@@ -72,6 +72,11 @@ impl Outcrop {
         self.folder.join("outcrop")
     }
 
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("run/snapshotter.sock")
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         self.process.log()

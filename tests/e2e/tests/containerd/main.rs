@@ -1,7 +1,7 @@
 //! Real containerd, real kernel mounts, the real daemon; servers of the test kit. Needs root, and what `xtask packages` installs.
 //!
 //! Each test runs on every version of containerd that is there.
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod failures;
 mod harness;
