@@ -139,7 +139,7 @@ mod tests {
             (CRI_IMAGE_REF, "r/x:1"),
             (DIFF_ID, &b),
         ]));
-        assert_eq!(cri.layer.as_ref().map(ToString::to_string), Some(a.clone()));
+        assert_eq!(cri.layer.as_ref().map(ToString::to_string), Some(a));
         assert_eq!(
             cri.diff_id.as_ref().map(ToString::to_string),
             Some(b.clone())

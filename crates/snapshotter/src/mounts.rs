@@ -93,7 +93,8 @@ mod tests {
             "workdir=/r/snapshots/7/work",
             "upperdir=/r/snapshots/7/fs",
         );
-        let table: &[(Kind, &[&str], bool, &str, &str, &[&str])] = &[
+        type Row<'a> = (Kind, &'a [&'a str], bool, &'a str, &'a str, &'a [&'a str]);
+        let table: &[Row<'_>] = &[
             (Kind::Active, &[], true, "bind", own, &["rw", "rbind"]),
             (Kind::View, &[], true, "bind", own, &["ro", "rbind"]),
             (Kind::View, &["/p"], true, "bind", "/p", &["ro", "rbind"]),

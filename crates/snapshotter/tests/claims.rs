@@ -1,5 +1,7 @@
 //! The remote flow, as containerd drives it.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 mod support;
 
 use std::sync::Arc;

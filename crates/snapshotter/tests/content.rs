@@ -1,5 +1,7 @@
 //! Finding a layer's digest through containerd's content service, which here is a fake with a fault script.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 mod support;
 
 use std::collections::HashMap;
@@ -326,7 +328,7 @@ async fn all_candidates_are_tried_also_those_that_came_later() {
                 diff_id: Some(image.layers[0].diff_id),
                 source: "s",
             },
-        )
+        );
     };
     assert_eq!(h.pull_layer("ns/1/x", "", only_ref(&image, 0)).await, None);
     assert_eq!(h.layers.claim_count(), 2, "both were tried");
@@ -418,7 +420,7 @@ async fn a_stalled_blob_does_not_hide_the_others() {
 async fn no_containerd_is_no_failed_pull() {
     let image = Image::new("a", 1);
     let h = Harness::start_with(|config| {
-        config.containerd_socket = Some("/nonexistent/containerd.sock".into())
+        config.containerd_socket = Some("/nonexistent/containerd.sock".into());
     })
     .await;
     h.layers.know(&image);

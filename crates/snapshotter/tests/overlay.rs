@@ -1,5 +1,7 @@
 //! Mounts that the kernel accepts, as root.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 mod support;
 
 use std::path::{Path, PathBuf};

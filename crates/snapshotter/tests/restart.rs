@@ -1,5 +1,11 @@
 //! What outlives the process: records, directories, chains.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper that fails fails its test"
+)]
+
 mod support;
 
 use std::io::{BufRead as _, BufReader};

@@ -1,5 +1,7 @@
 //! The table of RPCs over a real socket.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 mod support;
 
 use snapshotter::api::snapshots::Kind;

@@ -159,7 +159,7 @@ fn quote(text: &str) -> String {
             '"' | '\\' => quoted.extend(['\\', character]),
             '\n' => quoted.push_str("\\n"),
             _ if character.is_control() || character == '\u{fffd}' => {
-                quoted.push_str(&format!("\\u{:04x}", u32::from(character)))
+                quoted.push_str(&format!("\\u{:04x}", u32::from(character)));
             }
             _ => quoted.push(character),
         }

@@ -278,7 +278,7 @@ impl Harness {
         between(&self.directory.path().join("state"));
         self.layers.attached.lock().unwrap().clear();
         Self::start_in(self.directory, self.layers, |config| {
-            config.restore_at_start = false
+            config.restore_at_start = false;
         })
         .await
     }
