@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -132,7 +133,7 @@ impl Entry {
         Self::new(path, EntryKind::Symlink(target.as_ref().to_vec()))
     }
 
-    /// Another name of `target`.
+    /// Another name of `target`; in a tar it repeats the target's mode, owner and time if the layer has the target.
     #[must_use]
     pub fn hardlink(path: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Self {
         Self::new(path, EntryKind::Hardlink(target.as_ref().to_vec()))
@@ -260,8 +261,24 @@ impl Layer {
     /// If it holds a socket, or a name that no PAX record can carry.
     pub fn tar(&self) -> Result<Vec<u8>> {
         let mut writer = tar::Builder::new(Vec::new());
+        let mut known: HashMap<&[u8], &Entry> = HashMap::new();
         for entry in &self.entries {
-            append(&mut writer, entry)?;
+            // Extractors disagree whether a link's own attributes count, so real tars repeat those of its target.
+            let repeated = match &entry.kind {
+                EntryKind::Hardlink(target) => known.get(target.as_slice()).map(|target| Entry {
+                    path: entry.path.clone(),
+                    kind: entry.kind.clone(),
+                    xattrs: Vec::new(),
+                    ..(*target).clone()
+                }),
+                _ => None,
+            };
+            append(&mut writer, repeated.as_ref().unwrap_or(entry))?;
+            let original = match &entry.kind {
+                EntryKind::Hardlink(target) => known.get(target.as_slice()).copied(),
+                _ => None,
+            };
+            known.insert(&entry.path, original.unwrap_or(entry));
         }
         Ok(writer.into_inner()?)
     }

@@ -135,6 +135,28 @@ fn devices_have_their_numbers() {
 }
 
 #[test]
+fn hardlinks_repeat_the_attributes_of_their_target() {
+    let layer = Layer::new([
+        Entry::file("a", "a").mode(0o4755).owner(1, 2),
+        Entry::hardlink("b", "a"),
+        Entry::hardlink("c", "b"),
+        Entry::hardlink("d", "of/a/lower/layer").mode(0o600),
+    ]);
+    let tar = layer.tar().unwrap();
+    let mut archive = tar::Archive::new(tar.as_slice());
+    let entries = archive.entries().unwrap().map(Result::unwrap);
+    let found: Vec<_> = entries
+        .map(|entry| {
+            (
+                entry.header().mode().unwrap(),
+                entry.header().uid().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(found, [(0o4755, 1), (0o4755, 1), (0o4755, 1), (0o600, 0)]);
+}
+
+#[test]
 fn an_image_is_consistent_and_the_same_each_time() {
     let build = || {
         ImageBuilder::new()
