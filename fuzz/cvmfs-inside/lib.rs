@@ -80,13 +80,20 @@ pub fn read_catalog(path: &Path) {
         return;
     };
     let _ = catalog.counters();
-    let _ = (catalog.property("revision"), catalog.mounted_on_way(b"/a/b/c", true));
+    let _ = (
+        catalog.property("revision"),
+        catalog.mounted_on_way(b"/a/b/c", true),
+    );
     let chunks = catalog.all_chunks().unwrap_or_default();
     for directories in [true, false] {
         let mut rows = Vec::new();
         let _ = catalog.scan(directories, &mut |row| {
             rows.push(row);
-            if rows.len() < ROWS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if rows.len() < ROWS {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         });
         for row in rows.into_iter().take(50) {
             look(&catalog, &row, &chunks);
