@@ -83,6 +83,7 @@ pub(crate) fn run() -> Result<()> {
             ));
         }
     }
+    breaches.extend(outside(workspace()));
     if !breaches.is_empty() {
         bail!("tidy:\n  {}", breaches.join("\n  "));
     }
@@ -165,10 +166,6 @@ fn file_breaches(package: &str, file: &Path, text: &str) -> Vec<String> {
     if NO_MODULES.contains(&&*stem) {
         breaches.push(format!("{shown}: the name says nothing"));
     }
-    // Put together, so that this file does not mention it.
-    if text.contains(concat!("../", "shared")) {
-        breaches.push(format!("{shown} mentions a folder outside the project"));
-    }
     for (word, homes) in SOLE_WORD {
         if code(text).any(|line| line.contains(word)) && !homes.contains(&package) {
             breaches.push(format!(
@@ -180,6 +177,17 @@ fn file_breaches(package: &str, file: &Path, text: &str) -> Vec<String> {
     breaches
 }
 
+/// Files of any kind that mention the folder beside the project, which only its authors have.
+fn outside(root: &Path) -> Vec<String> {
+    // Put together, so that this file does not mention it.
+    let word = concat!("../", "shared");
+    let mentions = |file: &PathBuf| fs::read_to_string(file).is_ok_and(|text| text.contains(word));
+    let files = files(root).into_iter().filter(mentions);
+    files
+        .map(|file| format!("{} mentions {word}", file.display()))
+        .collect()
+}
+
 /// Lines that are not comments.
 fn code(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
@@ -187,19 +195,23 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let is_rust = |file: &PathBuf| file.extension().is_some_and(|kind| kind == "rs");
+    files(folder).into_iter().filter(is_rust).collect()
+}
+
+/// Regular files below a folder, but for what is built and what git keeps.
+fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(&folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-        {
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|kind| kind == "rs") {
-                files.push(path);
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let (name, kind) = (entry.file_name(), entry.file_type());
+            match kind {
+                Ok(kind) if kind.is_dir() && name != "target" && name != ".git" => {
+                    folders.push(entry.path());
+                }
+                Ok(kind) if kind.is_file() => files.push(entry.path()),
+                _ => {}
             }
         }
     }

@@ -214,6 +214,8 @@ impl Containerd {
             )
         };
         snapshots(&["view", &key, snapshot])?;
+        // Nothing else would keep it from containerd's garbage collection.
+        snapshots(&["label", &key, "containerd.io/gc.root=1"])?;
         // It prints a mount command.
         let mount = snapshots(&["mounts", &folder.display().to_string(), &key])?;
         child::run(Command::new("sh").args(["-c", &mount]), LIMIT)?;

@@ -181,6 +181,13 @@ fn stock_containerd_pulls_everything_and_equals_the_same_layers() {
             b"srv/nothing".to_vec(),
             listing::Entry::implicit(listing::Entry::GHOST),
         );
+        let top = image.chain_ids.last().unwrap();
+        containerd
+            .with_view("k8s.io", top, |view| {
+                assert_equals_layers(&expected, view, &[]);
+                Ok(())
+            })
+            .unwrap();
         assert_equals_layers(&expected, &root, &PUT_BY_RUNTIME);
         assert_eq!(
             lost(&expected, &list(&root, 0).unwrap()),
