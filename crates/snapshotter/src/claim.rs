@@ -330,10 +330,7 @@ impl Wanted<'_> {
             Some(claim) => {
                 self.namespace
                     .is_some_and(|namespace| namespace == claim.namespace)
-                    && self
-                        .hint
-                        .layer
-                        .is_none_or(|layer| layer == claim.layer.layer)
+                    && self.hint.layer == Some(claim.layer.layer)
             }
         }
     }

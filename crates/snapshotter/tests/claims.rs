@@ -319,6 +319,12 @@ async fn an_unproven_chain_never_crosses_namespaces() {
         "the same namespace and blob"
     );
 
+    let blind = labels(&[(REF, &image.chain(0))]);
+    assert_eq!(
+        h.pull_layer("one/31/x", "", blind).await,
+        None,
+        "nothing says that it is the same blob"
+    );
     let mut other_blob = image.labels(0);
     other_blob.insert(LAYER.to_owned(), image.layers[1].blob.to_string());
     assert_eq!(
