@@ -77,10 +77,15 @@ impl Cache {
     /// # Errors
     /// [`Error::InUse`], [`Error::DiskFull`], [`Error::Io`]. A damaged index is none: the cache begins empty.
     pub fn open(config: Config) -> Result<Self, Error> {
-        let store = Store::open(&config.directory)?;
+        let Config {
+            directory,
+            quota,
+            boot_id,
+        } = config;
+        let store = Store::open(&directory)?;
         let mut loaded = Index::load(&store)?;
         let table = Table::new(open_files());
-        let ledger = Ledger::new(config.quota);
+        let ledger = Ledger::new(quota);
         // The log names keys by tags only; the directory has the names themselves.
         let mut present = Vec::with_capacity(loaded.rows.len());
         store.sweep(|key| match loaded.rows.remove(&key_tag(&key)) {
@@ -117,10 +122,10 @@ impl Cache {
             ledger,
             flights: SingleFlight::new(),
             metrics: Metrics::default(),
-            boot: boot_tag(&config.boot_id),
+            boot: boot_tag(&boot_id),
             uses_written: Mutex::new(Instant::now()),
         };
-        shelf.metrics.quota_bytes.set(config.quota);
+        shelf.metrics.quota_bytes.set(quota);
         shelf.show(&shelf.ledger.lock());
         shelf.evict_excess();
         Ok(Self {

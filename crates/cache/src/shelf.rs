@@ -182,6 +182,8 @@ impl Shelf {
         self.show(&accounts);
         drop(accounts);
         self.ledger.notify();
+        // Only now may these keys be fetched anew.
+        drop(victims);
     }
 
     /// Removes an object whose flight the caller holds.

@@ -170,7 +170,7 @@ impl Store {
         match rustix::fs::unlinkat(&self.root, name, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(errno) => {
-                tracing::warn!(path = %self.path(name).display(), %errno, "cannot remove a file")
+                tracing::warn!(path = %self.path(name).display(), %errno, "cannot remove a file");
             }
         }
     }

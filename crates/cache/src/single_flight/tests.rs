@@ -72,28 +72,24 @@ fn there_is_never_more_than_one_leader() {
     let flights = Flights::new();
     let (flying, landings) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let start = Barrier::new(THREADS);
-    thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                start.wait();
-                for round in 0..2_000 {
-                    match flights.join(&1) {
-                        Role::Passenger(wait) => {
-                            assert_ne!(wait.until(soon()), Outcome::TimedOut);
-                        }
-                        Role::Leader(flight) => {
-                            assert_eq!(flying.fetch_add(1, Ordering::SeqCst), 0);
-                            flying.fetch_sub(1, Ordering::SeqCst);
-                            landings.fetch_add(1, Ordering::SeqCst);
-                            if round % 3 > 0 {
-                                flight.land(round);
-                            }
-                        }
-                    }
-                }
-            });
+    let lead = |flight: Flight<'_, u32, u32>, round: u32| {
+        assert_eq!(flying.fetch_add(1, Ordering::SeqCst), 0);
+        flying.fetch_sub(1, Ordering::SeqCst);
+        landings.fetch_add(1, Ordering::SeqCst);
+        if !round.is_multiple_of(3) {
+            flight.land(round);
         }
-    });
+    };
+    let work = || {
+        start.wait();
+        for round in 0..2_000 {
+            match flights.join(&1) {
+                Role::Passenger(wait) => assert_ne!(wait.until(soon()), Outcome::TimedOut),
+                Role::Leader(flight) => lead(flight, round),
+            }
+        }
+    };
+    thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(work))));
     assert!(landings.into_inner() > 0);
     assert!(flights.lock().is_empty());
 }

@@ -1,0 +1,116 @@
+//! A process that is killed at any moment leaves a cache that serves right bytes only.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod fixture;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use cache::Cache;
+use fixture::{BLOCK, bytes, files, key, on_disk, open, put};
+
+const DIRECTORY: &str = "CACHE_TEST_DIRECTORY";
+const SEED: &str = "CACHE_TEST_SEED";
+const QUOTA: u64 = 200 * BLOCK;
+const OBJECTS: u64 = 300;
+const ROUNDS: u64 = 25;
+
+fn len(number: u64) -> usize {
+    // Mostly small, some of several writes.
+    let odd = (number * 2_654_435_761) as usize;
+    if number.is_multiple_of(17) {
+        odd % 150_000
+    } else {
+        odd % 9_000
+    }
+}
+
+/// The victim: fetches, gets and removes for ever.
+#[test]
+#[ignore = "started by the test below in a process of its own"]
+fn victim() {
+    let Some(directory) = std::env::var_os(DIRECTORY) else {
+        return;
+    };
+    let seed: u64 = std::env::var(SEED).unwrap().parse().unwrap();
+    let cache = open(Path::new(&directory), QUOTA);
+    thread::scope(|scope| {
+        for thread in 0..3 {
+            let cache = &cache;
+            scope.spawn(move || work(cache, seed * 3 + thread));
+        }
+    });
+}
+
+fn work(cache: &Cache, seed: u64) {
+    let mut state = seed | 1 << 40;
+    for round in 0.. {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let number = (state >> 33) % OBJECTS;
+        let stored = put(cache, number, len(number)).unwrap().read_all().unwrap();
+        assert_eq!(stored, fixture::content(number, len(number)));
+        if round % 13 == 0 {
+            cache.remove(&key(number)).unwrap();
+            cache.write_uses();
+        }
+        if round == 20 {
+            let mut out = std::io::stdout();
+            writeln!(out, "working").and_then(|()| out.flush()).unwrap();
+        }
+    }
+}
+
+/// Lets a victim work for some time and kills it.
+fn run_and_kill(directory: &Path, round: u64) {
+    let mut victim = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "victim", "--ignored", "--nocapture"])
+        .env(DIRECTORY, directory)
+        .env(SEED, round.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Open until the end: the victim must die by us, not of a broken pipe.
+    let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+    let mut lines_read = lines.by_ref().map_while(Result::ok);
+    let working = lines_read.any(|line| line.ends_with("working"));
+    thread::sleep(Duration::from_micros(round * 7_919 % 60_000));
+    victim.kill().unwrap();
+    let end = victim.wait().unwrap();
+    assert_eq!(end.signal(), Some(9), "the victim ended by itself: {end}");
+    drop(lines);
+    assert!(working, "the victim came to nothing");
+}
+
+#[test]
+fn whatever_moment_a_process_is_killed_at_only_right_bytes_are_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut found = 0;
+    for round in 0..ROUNDS {
+        run_and_kill(directory.path(), round);
+        let cache = open(directory.path(), QUOTA);
+        assert!(files(directory.path(), "incoming").is_empty());
+        let present: Vec<_> = (0..OBJECTS)
+            .filter(|number| cache.contains(&key(*number)))
+            .collect();
+        for number in &present {
+            // `bytes` compares the content with the right one.
+            assert_eq!(
+                bytes(&cache, *number).map(|bytes| bytes.len()),
+                Some(len(*number))
+            );
+        }
+        found += present.len();
+        // The rows that were written vouch for their files: nothing had to be read through.
+        assert_eq!(cache.metrics().verifications.get(), 0);
+        assert_eq!(cache.metrics().damaged.get(), 0);
+        assert_eq!(cache.used_bytes(), on_disk(directory.path()));
+        assert!(cache.used_bytes() <= QUOTA);
+    }
+    assert!(found > 0);
+}
