@@ -174,7 +174,7 @@ impl RepositoryConfig {
             reset_after: ResetAfter::default(),
             max_time_to_live: None,
             state_directory: state_directory.into(),
-            open_catalogs: 256,
+            open_catalogs: 128,
             jitter: Jitter::default(),
         }
     }

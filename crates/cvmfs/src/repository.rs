@@ -58,6 +58,8 @@ struct Inner {
     refreshing: Mutex<()>,
     /// Milliseconds until the next check.
     time_to_live: AtomicU64,
+    /// The same, as long as nothing fails.
+    standing_time_to_live: AtomicU64,
     now: Box<dyn Fn() -> jiff::Timestamp + Send + Sync>,
     metrics: Metrics,
 }
@@ -155,6 +157,7 @@ impl Repository {
                 }),
                 refreshing: Mutex::new(()),
                 time_to_live: AtomicU64::new(0),
+                standing_time_to_live: AtomicU64::new(0),
                 now: Box::new(now),
                 metrics,
             }),
@@ -336,8 +339,8 @@ impl Inner {
             Asked::Newer(manifest) => manifest,
             Asked::UpToDate => {
                 // The last failure is overcome.
-                let standing = Duration::from_millis(self.time_to_live.load(Ordering::Relaxed));
-                self.set_time_to_live(Some(standing));
+                let standing = self.standing_time_to_live.load(Ordering::Relaxed);
+                self.time_to_live.store(standing, Ordering::Relaxed);
                 return Ok(Refresh::UpToDate);
             }
             Asked::Offline(error) => return Err(error),
@@ -358,6 +361,9 @@ impl Inner {
     fn shown(&self, revision: &Revision, time_to_live: Option<Duration>) {
         self.metrics.revision.set(revision.number().cast_signed());
         self.set_time_to_live(time_to_live);
+        let standing = self.time_to_live.load(Ordering::Relaxed);
+        self.standing_time_to_live
+            .store(standing, Ordering::Relaxed);
         let (Some(trust), OpenAt::Trunk) = (&self.trust, &self.config.open_at) else {
             return;
         };

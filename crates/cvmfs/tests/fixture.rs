@@ -5,12 +5,14 @@ mod support;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
-use cvmfs::{Content, ContentHash, Dirent, Error, Kind, NodeId, ObjectRef, OpenAt, Repository, expand_variables};
+use cvmfs::{
+    Content, ContentHash, Dirent, Error, Kind, NodeId, ObjectRef, OpenAt, Repository,
+    expand_variables,
+};
 use sha2::Digest as _;
 use support::server::Server;
 use support::truth::{self, Columns};
 use support::{Client, backend, fixture};
-
 
 fn sha256(repository: &Repository, content: &Content, size: u64) -> String {
     let mut hasher = sha2::Sha256::new();
@@ -25,18 +27,27 @@ fn sha256(repository: &Repository, content: &Content, size: u64) -> String {
         Content::Whole(object) => add(repository.fetch(object, Some(size)).unwrap()),
         Content::Chunked(chunks) => {
             for chunk in chunks {
-                assert_eq!(ObjectRef::from_bytes(&chunk.object.to_bytes()), Some(chunk.object));
+                assert_eq!(
+                    ObjectRef::from_bytes(&chunk.object.to_bytes()),
+                    Some(chunk.object)
+                );
                 add(repository.fetch(&chunk.object, Some(chunk.size)).unwrap());
             }
         }
         Content::External(chunks) => {
             for chunk in chunks {
-                add(repository.fetch_external(&chunk.path, chunk.offset, chunk.size, &chunk.hash).unwrap());
+                add(repository
+                    .fetch_external(&chunk.path, chunk.offset, chunk.size, &chunk.hash)
+                    .unwrap());
             }
         }
     }
     assert_eq!(length, size);
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn columns(
@@ -56,18 +67,33 @@ fn columns(
         Kind::Socket => "s",
     };
     let target = expand_variables(&dirent.symlink, &|_| None);
-    let size = if dirent.kind == Kind::Symlink { target.len() as u64 } else { dirent.size };
+    let size = if dirent.kind == Kind::Symlink {
+        target.len() as u64
+    } else {
+        dirent.size
+    };
     let mut xattrs: Vec<_> = xattrs
         .iter()
         .map(|(name, value)| format!("{}={}", String::from_utf8_lossy(name), truth::base64(value)))
         .collect();
     xattrs.sort();
-    let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let or_dash = |text: String| {
+        if text.is_empty() {
+            "-".to_owned()
+        } else {
+            text
+        }
+    };
     let device = matches!(dirent.kind, Kind::CharDevice | Kind::BlockDevice);
-    let (major, minor) = (dirent.rdev >> 8 & 0xfff, dirent.rdev & 0xff | dirent.rdev >> 12 & 0xfff00);
+    let (major, minor) = (
+        dirent.rdev >> 8 & 0xfff,
+        dirent.rdev & 0xff | dirent.rdev >> 12 & 0xfff00,
+    );
     let digest = if dirent.kind == Kind::File {
         let known = digests.entry(format!("{content:?}"));
-        known.or_insert_with(|| sha256(repository, content, dirent.size)).clone()
+        known
+            .or_insert_with(|| sha256(repository, content, dirent.size))
+            .clone()
     } else {
         assert_eq!(*content, Content::None);
         "-".to_owned()
@@ -80,7 +106,11 @@ fn columns(
         size.to_string(),
         (i128::from(dirent.mtime) * 1_000_000_000 + i128::from(dirent.mtime_nanos)).to_string(),
         dirent.nlink.to_string(),
-        if device { format!("{major}:{minor}") } else { "-".to_owned() },
+        if device {
+            format!("{major}:{minor}")
+        } else {
+            "-".to_owned()
+        },
         or_dash(String::from_utf8_lossy(&target).into_owned()),
         or_dash(xattrs.join(";")),
         digest,
@@ -96,10 +126,15 @@ fn compare(truth: &BTreeMap<Vec<u8>, Columns>, found: &BTreeMap<Vec<u8>, Columns
     };
     for (path, expected) in truth {
         let shown = String::from_utf8_lossy(path);
-        let found = found.get(path).unwrap_or_else(|| panic!("{shown} is missing"));
+        let found = found
+            .get(path)
+            .unwrap_or_else(|| panic!("{shown} is missing"));
         assert_eq!(found, &without_group(expected), "{shown}");
     }
-    let surplus: Vec<_> = found.keys().filter(|path| !truth.contains_key(*path)).collect();
+    let surplus: Vec<_> = found
+        .keys()
+        .filter(|path| !truth.contains_key(*path))
+        .collect();
     assert!(surplus.is_empty(), "{surplus:?}");
 }
 
@@ -131,11 +166,23 @@ fn by_walk(repository: &Repository) -> (BTreeMap<Vec<u8>, Columns>, Groups) {
     for (path, entry) in seen {
         let path = [b"/", &path[..]].concat();
         let parent = path.iter().rposition(|byte| *byte == b'/').unwrap().max(1);
-        assert!(path == b"/" || entries.contains_key(&path[..parent]), "a parent comes first");
+        assert!(
+            path == b"/" || entries.contains_key(&path[..parent]),
+            "a parent comes first"
+        );
         if entry.dirent.link_group != 0 {
-            groups.entry((entry.catalog, entry.dirent.link_group)).or_default().push(path.clone());
+            groups
+                .entry((entry.catalog, entry.dirent.link_group))
+                .or_default()
+                .push(path.clone());
         }
-        let columns = columns(repository, &entry.dirent, &entry.content, &entry.xattrs, &mut digests);
+        let columns = columns(
+            repository,
+            &entry.dirent,
+            &entry.content,
+            &entry.xattrs,
+            &mut digests,
+        );
         assert_eq!(entries.insert(path, columns), None);
     }
     (entries, groups)
@@ -163,7 +210,9 @@ fn children(repository: &Repository, path: &[u8], node: NodeId) -> Vec<(Vec<u8>,
     let mut after = 0;
     loop {
         let batch = repository.children(node, after, 300).unwrap();
-        let Some((cookie, ..)) = batch.last() else { return found };
+        let Some((cookie, ..)) = batch.last() else {
+            return found;
+        };
         after = *cookie;
         for (_, child, dirent) in batch {
             let looked_up = repository.lookup_child(node, &dirent.name).unwrap();
@@ -196,7 +245,10 @@ fn trunk_by_walk() {
     assert_eq!(repository.time_to_live().as_secs(), 240);
     // Transition directories count in both of their catalogs.
     let statistics = repository.statistics().unwrap();
-    assert_eq!(statistics.entries() - statistics.nested_catalogs, truth.len() as u64);
+    assert_eq!(
+        statistics.entries() - statistics.nested_catalogs,
+        truth.len() as u64
+    );
 }
 
 #[test]
@@ -232,33 +284,67 @@ fn tag_by_walk_and_nodes() {
 fn every_way_to_a_revision() {
     let tags = std::fs::read_to_string(fixture().join("tags.txt")).unwrap();
     let tag = |name: &str| {
-        let line = tags.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
+        let line = tags
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(name))
+            .unwrap();
         let words: Vec<_> = line.split_whitespace().collect();
-        (ContentHash::parse(words[1]).unwrap(), words[3].parse::<u64>().unwrap(), words[4].parse::<i64>().unwrap())
+        (
+            ContentHash::parse(words[1]).unwrap(),
+            words[3].parse::<u64>().unwrap(),
+            words[4].parse::<i64>().unwrap(),
+        )
     };
     let (hash, revision, time) = tag("v2");
     let (_, _, _, repository) = open(OpenAt::Tag("v2".to_owned()));
-    assert_eq!((repository.current().root_hash(), repository.current().number()), (hash, revision));
+    assert_eq!(
+        (
+            repository.current().root_hash(),
+            repository.current().number()
+        ),
+        (hash, revision)
+    );
     let (_, _, _, repository) = open(OpenAt::RootHash(hash));
-    assert_eq!((repository.current().root_hash(), repository.current().number()), (hash, revision));
+    assert_eq!(
+        (
+            repository.current().root_hash(),
+            repository.current().number()
+        ),
+        (hash, revision)
+    );
     assert_eq!(repository.current().timestamp().unwrap().as_second(), time);
     let (older, number, time) = tag("containers");
     let (_, _, _, repository) = open(OpenAt::Date(jiff::Timestamp::from_second(time).unwrap()));
-    assert_eq!((repository.current().root_hash(), repository.current().number()), (older, number));
+    assert_eq!(
+        (
+            repository.current().root_hash(),
+            repository.current().number()
+        ),
+        (older, number)
+    );
     let (_server, _external, _client, repository) = open(OpenAt::Trunk);
     let all = repository.tags().unwrap();
     assert_eq!(all.len(), tags.lines().count());
-    assert!(all.iter().any(|tag| tag.name == "v2" && tag.root_catalog == hash));
+    assert!(
+        all.iter()
+            .any(|tag| tag.name == "v2" && tag.root_catalog == hash)
+    );
 }
 
 #[test]
 fn tags_and_dates_that_are_not() {
     let server = Server::fixture();
     let client = Client::new();
-    for at in [OpenAt::Tag("nosuch".to_owned()), OpenAt::Date("2001-01-01T00:00:00Z".parse().unwrap())] {
+    for at in [
+        OpenAt::Tag("nosuch".to_owned()),
+        OpenAt::Date("2001-01-01T00:00:00Z".parse().unwrap()),
+    ] {
         let mut config = client.config(&[&server.url()]);
         config.open_at = at;
-        assert!(matches!(support::refused(client.open(config)), Error::NotFound(_)));
+        assert!(matches!(
+            support::refused(client.open(config)),
+            Error::NotFound(_)
+        ));
     }
 }
 
@@ -266,44 +352,96 @@ fn tags_and_dates_that_are_not() {
 fn paths() {
     let (_server, _external, _client, repository) = open(OpenAt::Trunk);
     let revision = repository.current();
-    assert_eq!(revision.read_small(b"/plain/hello.txt", 100).unwrap().unwrap(), b"Hello CernVM-FS\n");
-    assert_eq!(revision.read_small(b"/nested/a/file1", 100).unwrap().unwrap(), b"in nested/a 1\n");
+    assert_eq!(
+        revision
+            .read_small(b"/plain/hello.txt", 100)
+            .unwrap()
+            .unwrap(),
+        b"Hello CernVM-FS\n"
+    );
+    assert_eq!(
+        revision
+            .read_small(b"/nested/a/file1", 100)
+            .unwrap()
+            .unwrap(),
+        b"in nested/a 1\n"
+    );
     assert_eq!(revision.read_small(b"/plain", 100).unwrap(), None);
     assert_eq!(revision.read_small(b"/plain/nosuch", 100).unwrap(), None);
-    assert!(matches!(revision.read_small(b"/plain/hello.txt", 3), Err(Error::TooLarge { .. })));
+    assert!(matches!(
+        revision.read_small(b"/plain/hello.txt", 3),
+        Err(Error::TooLarge { .. })
+    ));
     assert_eq!(revision.lookup(b"/plain/hello.txt/below").unwrap(), None);
     assert_eq!(revision.lookup(b"").unwrap().unwrap().kind, Kind::Directory);
-    assert!(matches!(revision.list(b"/plain/hello.txt"), Err(Error::NotADirectory(_))));
+    assert!(matches!(
+        revision.list(b"/plain/hello.txt"),
+        Err(Error::NotADirectory(_))
+    ));
     assert!(matches!(revision.list(b"/nosuch"), Err(Error::NotFound(_))));
-    assert!(matches!(revision.content(b"/nosuch"), Err(Error::NotFound(_))));
-    let names: Vec<_> = revision.list(b"/nested").unwrap().into_iter().map(|dirent| dirent.name).collect();
-    assert!(names.contains(&b"a".to_vec()) && names.contains(&b"b".to_vec()), "{names:?}");
+    assert!(matches!(
+        revision.content(b"/nosuch"),
+        Err(Error::NotFound(_))
+    ));
+    let names: Vec<_> = revision
+        .list(b"/nested")
+        .unwrap()
+        .into_iter()
+        .map(|dirent| dirent.name)
+        .collect();
+    assert!(
+        names.contains(&b"a".to_vec()) && names.contains(&b"b".to_vec()),
+        "{names:?}"
+    );
     // Only the exact mountpoint, not what begins like it or lies below.
     let (hash, size) = revision.nested_catalog(b"/nested/a").unwrap().unwrap();
-    assert_eq!((hash.to_string().as_str(), size), ("b690ede56eb58b89a5e1a9a75208444e9ecfaf83", 57344));
+    assert_eq!(
+        (hash.to_string().as_str(), size),
+        ("b690ede56eb58b89a5e1a9a75208444e9ecfaf83", 57344)
+    );
     assert_eq!(revision.nested_catalog(b"/nested").unwrap(), None);
     assert_eq!(revision.nested_catalog(b"/nested/a/file1").unwrap(), None);
     let wrong = NodeId(7 << 40 | 1);
     assert!(matches!(repository.node(wrong), Err(Error::NotFound(_))));
-    let (file, _) = repository.lookup_child(repository.root(), b".cvmfsdirtab").unwrap().unwrap();
-    assert!(matches!(repository.lookup_child(file, b"x"), Err(Error::NotADirectory(_))));
-    assert_eq!(repository.lookup_child(repository.root(), b"..").unwrap(), None);
+    let (file, _) = repository
+        .lookup_child(repository.root(), b".cvmfsdirtab")
+        .unwrap()
+        .unwrap();
+    assert!(matches!(
+        repository.lookup_child(file, b"x"),
+        Err(Error::NotADirectory(_))
+    ));
+    assert_eq!(
+        repository.lookup_child(repository.root(), b"..").unwrap(),
+        None
+    );
 }
 
 #[test]
 fn part_of_the_tree_by_walk() {
     let (_server, _external, _client, repository) = open(OpenAt::Trunk);
     let truth = truth::load("small.truth.tsv.zst");
-    for start in ["/plain", "/nested", "/nested/a", "/plain/hello.txt", "/ingested/tar", "/.layers"] {
+    for start in [
+        "/plain",
+        "/nested",
+        "/nested/a",
+        "/plain/hello.txt",
+        "/ingested/tar",
+        "/.layers",
+    ] {
         let mut found = Vec::new();
         let mut visit = |path: &[u8], _: &cvmfs::WalkEntry| {
             let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
             found.push([start.as_bytes(), slash, path].concat());
             ControlFlow::Continue(())
         };
-        repository.current().walk(start.as_bytes(), &mut visit).unwrap();
+        repository
+            .current()
+            .walk(start.as_bytes(), &mut visit)
+            .unwrap();
         let below = format!("{start}/");
-        let inside = |path: &&Vec<u8>| path.starts_with(below.as_bytes()) || *path == start.as_bytes();
+        let inside =
+            |path: &&Vec<u8>| path.starts_with(below.as_bytes()) || *path == start.as_bytes();
         let expected: Vec<_> = truth.keys().filter(inside).cloned().collect();
         found.sort();
         assert_eq!(found, expected, "{start}");
@@ -311,7 +449,11 @@ fn part_of_the_tree_by_walk() {
     let mut count = 0;
     let mut visit = |_: &[u8], _: &cvmfs::WalkEntry| {
         count += 1;
-        if count == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if count == 5 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     };
     repository.current().walk(b"", &mut visit).unwrap();
     assert_eq!(count, 5);
@@ -326,12 +468,19 @@ fn deflating_again_gives_the_published_bytes() {
         for file in std::fs::read_dir(directory.unwrap().path()).unwrap() {
             let stored = std::fs::read(file.unwrap().path()).unwrap();
             let mut plain = Vec::new();
-            if flate2::read::ZlibDecoder::new(&stored[..]).read_to_end(&mut plain).is_err() {
+            if flate2::read::ZlibDecoder::new(&stored[..])
+                .read_to_end(&mut plain)
+                .is_err()
+            {
                 continue;
             }
-            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+            let mut encoder =
+                flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
             encoder.write_all(&plain).unwrap();
-            assert!(encoder.finish().unwrap() == stored, "another zlib than the publisher's");
+            assert!(
+                encoder.finish().unwrap() == stored,
+                "another zlib than the publisher's"
+            );
             count += 1;
         }
     }

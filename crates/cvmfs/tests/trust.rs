@@ -29,28 +29,69 @@ fn tampered_manifests() {
     let original = backend_file(MANIFEST);
     let text = |from: &str, to: &str| {
         assert_eq!(from.len(), to.len());
-        let at = original.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        let at = original
+            .windows(from.len())
+            .position(|window| window == from.as_bytes())
+            .unwrap();
         [&original[..at], to.as_bytes(), &original[at + from.len()..]].concat()
     };
     let error = refused(open_with(MANIFEST, text("D240", "D241")));
-    assert!(matches!(error, Error::BadSignature { what: "manifest", .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::BadSignature {
+                what: "manifest",
+                ..
+            }
+        ),
+        "{error}"
+    );
     // The hash is made to fit, the signature cannot be.
     let mut forged = manifest(&with_line(&manifest_body(), 'D', "241"));
     let length = forged.len();
     forged[length - 256..].copy_from_slice(&original[original.len() - 256..]);
     let error = refused(open_with(MANIFEST, forged));
-    assert!(matches!(error, Error::BadSignature { what: "manifest", .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::BadSignature {
+                what: "manifest",
+                ..
+            }
+        ),
+        "{error}"
+    );
     for cut in [0, 10, 300, original.len() - 1] {
         let error = refused(open_with(MANIFEST, original[..cut].to_vec()));
-        assert!(matches!(error, Error::Malformed { .. } | Error::BadSignature { .. }), "{cut}: {error}");
+        assert!(
+            matches!(error, Error::Malformed { .. } | Error::BadSignature { .. }),
+            "{cut}: {error}"
+        );
     }
     let other = with_line(&manifest_body(), 'N', "other.test.local");
     let error = refused(open_with(MANIFEST, manifest(&other)));
-    assert!(matches!(error, Error::WrongRepository { what: "manifest", .. }), "{error}");
-    let nameless: String = manifest_body().lines().filter(|line| !line.starts_with('N')).map(|line| format!("{line}\n")).collect();
+    assert!(
+        matches!(
+            error,
+            Error::WrongRepository {
+                what: "manifest",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let nameless: String = manifest_body()
+        .lines()
+        .filter(|line| !line.starts_with('N'))
+        .map(|line| format!("{line}\n"))
+        .collect();
     let error = refused(open_with(MANIFEST, manifest(&nameless)));
     assert!(matches!(error, Error::WrongRepository { .. }), "{error}");
-    let unsigned: String = manifest_body().lines().filter(|line| !line.starts_with('X')).map(|line| format!("{line}\n")).collect();
+    let unsigned: String = manifest_body()
+        .lines()
+        .filter(|line| !line.starts_with('X'))
+        .map(|line| format!("{line}\n"))
+        .collect();
     let error = refused(open_with(MANIFEST, manifest(&unsigned)));
     assert!(matches!(error, Error::Malformed { .. }), "{error}");
 }
@@ -58,8 +99,20 @@ fn tampered_manifests() {
 #[test]
 fn whitelists_that_do_not_hold() {
     let body = whitelist_body();
-    let error = refused(open_with(WHITELIST, whitelist(&with_line(&body, 'N', "other.test.local"))));
-    assert!(matches!(error, Error::WrongRepository { what: "whitelist", .. }), "{error}");
+    let error = refused(open_with(
+        WHITELIST,
+        whitelist(&with_line(&body, 'N', "other.test.local")),
+    ));
+    assert!(
+        matches!(
+            error,
+            Error::WrongRepository {
+                what: "whitelist",
+                ..
+            }
+        ),
+        "{error}"
+    );
     let fingerprint = body.lines().nth(3).unwrap().to_owned();
     let other = body.replace(&fingerprint, &fingerprint.replace("54:4F", "54:40"));
     let error = refused(open_with(WHITELIST, whitelist(&other)));
@@ -70,10 +123,28 @@ fn whitelists_that_do_not_hold() {
     let original = backend_file(WHITELIST);
     forged[length - 256..].copy_from_slice(&original[original.len() - 256..]);
     let error = refused(open_with(WHITELIST, forged));
-    assert!(matches!(error, Error::BadSignature { what: "whitelist", .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::BadSignature {
+                what: "whitelist",
+                ..
+            }
+        ),
+        "{error}"
+    );
     // The manifest's scheme is not the whitelist's.
     let error = refused(open_with(WHITELIST, manifest(&body)));
-    assert!(matches!(error, Error::BadSignature { what: "whitelist", .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::BadSignature {
+                what: "whitelist",
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[test]
@@ -86,7 +157,12 @@ fn expiry() {
         ("30", "2027-01-25T00:00:00Z", false),
     ] {
         let server = Server::fixture();
-        let body = std::fs::read(fixture().join("negative").join(format!("cvmfswhitelist.days_{days}"))).unwrap();
+        let body = std::fs::read(
+            fixture()
+                .join("negative")
+                .join(format!("cvmfswhitelist.days_{days}")),
+        )
+        .unwrap();
         server.replace(WHITELIST, body);
         let mut client = Client::new();
         client.now = now.parse().unwrap();
@@ -120,29 +196,51 @@ fn public_keys() {
     let mut config = client.config(&[&server.url()]);
     config.public_keys = vec![client.directory.path().join("absent.pub")];
     let error = refused(client.open(config.clone()));
-    assert!(matches!(error, Error::PublicKey { .. }) && error.to_string().contains("absent.pub"), "{error}");
+    assert!(
+        matches!(error, Error::PublicKey { .. }) && error.to_string().contains("absent.pub"),
+        "{error}"
+    );
     config.public_keys = Vec::new();
-    assert!(matches!(refused(client.open(config.clone())), Error::PublicKey { .. }));
+    assert!(matches!(
+        refused(client.open(config.clone())),
+        Error::PublicKey { .. }
+    ));
     assert_eq!(server.log(), [], "no key, no request");
 
     // The wrong key: that of the certificate.
     let wrong = client.directory.path().join("wrong");
     std::fs::create_dir(&wrong).unwrap();
-    let private = std::fs::read_to_string(fixture().join("keys").join(format!("{FQRN}.key"))).unwrap();
+    let private =
+        std::fs::read_to_string(fixture().join("keys").join(format!("{FQRN}.key"))).unwrap();
     use rsa::pkcs8::{DecodePrivateKey, EncodePublicKey, LineEnding};
     let private = rsa::PrivateKey::from_pkcs8_pem(&private).unwrap();
-    let public = private.to_public_key().to_public_key_pem(LineEnding::LF).unwrap();
+    let public = private
+        .to_public_key()
+        .to_public_key_pem(LineEnding::LF)
+        .unwrap();
     std::fs::write(wrong.join("wrong.pub"), public).unwrap();
     config.public_keys = vec![wrong.clone()];
     let error = refused(client.open(config.clone()));
-    assert!(matches!(error, Error::BadSignature { what: "whitelist", .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::BadSignature {
+                what: "whitelist",
+                ..
+            }
+        ),
+        "{error}"
+    );
     // Any of several keys will do; other files of a directory are left alone.
     let right = fixture().join("keys").join(format!("{FQRN}.pub"));
     std::fs::copy(right, wrong.join("right.pub")).unwrap();
     std::fs::write(wrong.join("README"), "no key").unwrap();
     client.open(config.clone()).unwrap();
     std::fs::write(wrong.join("broken.pub"), "no key").unwrap();
-    assert!(matches!(refused(client.open(config)), Error::PublicKey { .. }));
+    assert!(matches!(
+        refused(client.open(config)),
+        Error::PublicKey { .. }
+    ));
 }
 
 #[test]
@@ -159,10 +257,16 @@ fn blacklists() {
     ] {
         std::fs::write(&blacklist, &rule).unwrap();
         let error = refused(client.open(config.clone()));
-        assert!(matches!(error, Error::Blacklisted { .. }), "{rule}: {error}");
+        assert!(
+            matches!(error, Error::Blacklisted { .. }),
+            "{rule}: {error}"
+        );
     }
     // Also what is shown already must go.
-    assert!(matches!(refused(repository.refresh()), Error::Blacklisted { .. }));
+    assert!(matches!(
+        refused(repository.refresh()),
+        Error::Blacklisted { .. }
+    ));
     std::fs::write(&blacklist, format!("<{FQRN} 59\n<other.test.local 99\n")).unwrap();
     client.open(config).unwrap();
     assert_eq!(repository.refresh().unwrap(), Refresh::UpToDate);
@@ -213,7 +317,12 @@ fn refreshing() {
     assert_ne!(after.root_hash(), before.root_hash());
     // What was handed out stays good.
     assert_ne!(repository.root(), old_root);
-    assert!(repository.lookup_child(old_root, b"plain").unwrap().is_some());
+    assert!(
+        repository
+            .lookup_child(old_root, b"plain")
+            .unwrap()
+            .is_some()
+    );
     assert!(before.lookup(b"/plain/hello.txt").unwrap().is_some());
     assert_eq!(repository.metrics().revision.get(), 60);
     // And was remembered.
@@ -234,11 +343,17 @@ fn failed_refreshes_keep_the_revision() {
     let mut forged = other_revision(60);
     *forged.last_mut().unwrap() ^= 1;
     server.replace(MANIFEST, forged);
-    assert!(matches!(refused(repository.refresh()), Error::BadSignature { .. }));
+    assert!(matches!(
+        refused(repository.refresh()),
+        Error::BadSignature { .. }
+    ));
     assert_eq!(repository.metrics().failed_refreshes.get(), 2);
     assert_eq!(repository.current().number(), 59);
     assert_eq!(repository.time_to_live().as_secs(), 180);
     assert!(repository.current().lookup(b"/plain").unwrap().is_some());
+    server.replace(MANIFEST, manifest(&manifest_body()));
+    assert_eq!(repository.refresh().unwrap(), Refresh::UpToDate);
+    assert_eq!(repository.time_to_live().as_secs(), 240);
     server.replace(MANIFEST, other_revision(60));
     assert_eq!(repository.refresh().unwrap(), Refresh::Changed);
     assert_eq!(repository.time_to_live().as_secs(), 240);
@@ -247,9 +362,14 @@ fn failed_refreshes_keep_the_revision() {
 #[test]
 fn a_second_host_mends_what_does_not_verify() {
     let (broken, good) = (Server::fixture(), Server::fixture());
-    broken.replace(WHITELIST, whitelist(&with_line(&whitelist_body(), 'E', "20260101000000")));
+    broken.replace(
+        WHITELIST,
+        whitelist(&with_line(&whitelist_body(), 'E', "20260101000000")),
+    );
     let client = Client::new();
-    client.open(client.config(&[&broken.url(), &good.url()])).unwrap();
+    client
+        .open(client.config(&[&broken.url(), &good.url()]))
+        .unwrap();
     assert_eq!((broken.count(MANIFEST), good.count(MANIFEST)), (1, 1));
     // Once is enough: two broken ones are an error.
     let third = Server::fixture();
@@ -266,18 +386,35 @@ fn offline_start_needs_a_warm_cache() {
     let client = Client::new();
     let config = client.config(&[&server.url()]);
     let online = client.open(config.clone()).unwrap();
-    assert_eq!(online.current().read_small(b"/plain/hello.txt", 100).unwrap().unwrap(), b"Hello CernVM-FS\n");
+    assert_eq!(
+        online
+            .current()
+            .read_small(b"/plain/hello.txt", 100)
+            .unwrap()
+            .unwrap(),
+        b"Hello CernVM-FS\n"
+    );
     server.stop();
     let offline = client.open(config.clone()).unwrap();
     assert_eq!(offline.current().number(), 59);
     assert_eq!(offline.time_to_live().as_secs(), 180);
-    assert_eq!(offline.current().read_small(b"/plain/hello.txt", 100).unwrap().unwrap(), b"Hello CernVM-FS\n");
+    assert_eq!(
+        offline
+            .current()
+            .read_small(b"/plain/hello.txt", 100)
+            .unwrap()
+            .unwrap(),
+        b"Hello CernVM-FS\n"
+    );
     let error = refused(offline.current().read_small(b"/plain/one", 100));
     assert!(error.is_unavailable(), "{error}");
     // Another cache has nothing to show.
     let cold = Client::new();
     let error = refused(cold.open(cold.config(&[&server.url()])));
-    assert!(error.is_unavailable() && error.to_string().contains(&server.url()), "{error}");
+    assert!(
+        error.is_unavailable() && error.to_string().contains(&server.url()),
+        "{error}"
+    );
     // The breadcrumb alone does not help.
     let mut config_of_cold = cold.config(&[&server.url()]);
     config_of_cold.state_directory = config.state_directory;
@@ -291,7 +428,10 @@ fn what_does_not_verify_is_no_reason_to_start_offline() {
     let config = client.config(&[&server.url()]);
     client.open(config.clone()).unwrap();
     server.replace(MANIFEST, b"nonsense".to_vec());
-    assert!(matches!(refused(client.open(config.clone())), Error::Malformed { .. }));
+    assert!(matches!(
+        refused(client.open(config.clone())),
+        Error::Malformed { .. }
+    ));
     server.replace(MANIFEST, other_revision(60));
     server.fault(WHITELIST, Fault::Status(404, ""), 9);
     assert!(refused(client.open(config)).is_unavailable());
@@ -309,14 +449,22 @@ fn a_pinned_root_hash_needs_no_signature() {
     assert_eq!(repository.current().number(), 59);
     assert_eq!(repository.refresh().unwrap(), Refresh::UpToDate);
     assert_eq!(server.count(MANIFEST), 0);
-    config.open_at = cvmfs::OpenAt::RootHash(line(&manifest_body(), 'C').replace('9', "8").parse().unwrap());
+    config.open_at = cvmfs::OpenAt::RootHash(
+        line(&manifest_body(), 'C')
+            .replace('9', "8")
+            .parse()
+            .unwrap(),
+    );
     assert!(refused(client.open(config)).is_unavailable());
 }
 
 #[test]
 fn impossible_configurations() {
     let client = Client::new();
-    assert!(matches!(refused(client.open(client.config(&[]))), Error::Config { .. }));
+    assert!(matches!(
+        refused(client.open(client.config(&[]))),
+        Error::Config { .. }
+    ));
     let mut config = client.config(&["http://127.0.0.1:1"]);
     config.fqrn = "../etc".to_owned();
     assert!(matches!(refused(client.open(config)), Error::Config { .. }));

@@ -5,12 +5,18 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 
 /// Idle connections kept for one database.
-const IDLE_CONNECTIONS: usize = 4;
+const IDLE_CONNECTIONS: usize = 2;
 /// Page cache of one connection, KiB.
-const PAGE_CACHE_KIB: i64 = 512;
+const PAGE_CACHE_KIB: i64 = 128;
+
+/// No row of a catalog comes near: names, targets and attributes together stay below 200 KiB.
+const MAX_ROW_BYTES: i32 = 1 << 20;
+/// Our own statements are shorter; those in a schema may be as long.
+const MAX_STATEMENT_BYTES: i32 = 64 << 10;
 
 /// Opens a file that does not change.
 pub(crate) fn open(path: &Path) -> rusqlite::Result<Connection> {
@@ -24,6 +30,9 @@ pub(crate) fn open(path: &Path) -> rusqlite::Result<Connection> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_ROW_BYTES)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_SQL_LENGTH, MAX_STATEMENT_BYTES)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "cache_size", -PAGE_CACHE_KIB)?;

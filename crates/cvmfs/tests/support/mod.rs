@@ -16,7 +16,9 @@ pub(crate) const FQRN: &str = "unpacked.test.local";
 
 /// A file of the fixtures' directory.
 pub(crate) fn fixture_file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testkit/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../testkit/fixtures")
+        .join(name)
 }
 
 /// The unpacked fixture repository; shared by the tests of one process, never changed.
@@ -103,7 +105,12 @@ impl Client {
 
     pub(crate) fn open(&self, config: RepositoryConfig) -> Result<Repository, cvmfs::Error> {
         let now = self.now;
-        Repository::open(config, self.cache.clone(), self.runtime.handle().clone(), move || now)
+        Repository::open(
+            config,
+            self.cache.clone(),
+            self.runtime.handle().clone(),
+            move || now,
+        )
     }
 }
 

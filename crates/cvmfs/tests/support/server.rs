@@ -53,7 +53,10 @@ impl Server {
     pub(crate) fn serving(roots: Vec<PathBuf>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { roots, ..Shared::default() });
+        let shared = Arc::new(Shared {
+            roots,
+            ..Shared::default()
+        });
         let serving = shared.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -62,7 +65,11 @@ impl Server {
                 }
                 let Ok(stream) = stream else { continue };
                 stream.set_nodelay(true).unwrap();
-                serving.connections.lock().unwrap().push(stream.try_clone().unwrap());
+                serving
+                    .connections
+                    .lock()
+                    .unwrap()
+                    .push(stream.try_clone().unwrap());
                 let serving = serving.clone();
                 std::thread::spawn(move || serve(&stream, &serving));
             }
@@ -81,12 +88,20 @@ impl Server {
 
     /// From now on requests for a path fail, at most `times`.
     pub(crate) fn fault(&self, path: &str, fault: Fault, times: usize) {
-        self.shared.faults.lock().unwrap().insert(path.to_owned(), (fault, times));
+        self.shared
+            .faults
+            .lock()
+            .unwrap()
+            .insert(path.to_owned(), (fault, times));
     }
 
     /// From now on a path has other content.
     pub(crate) fn replace(&self, path: &str, body: Vec<u8>) {
-        self.shared.replaced.lock().unwrap().insert(path.to_owned(), body);
+        self.shared
+            .replaced
+            .lock()
+            .unwrap()
+            .insert(path.to_owned(), body);
     }
 
     pub(crate) fn log(&self) -> Vec<Logged> {
@@ -95,7 +110,10 @@ impl Server {
 
     /// How often a path was asked for.
     pub(crate) fn count(&self, path: &str) -> usize {
-        self.log().iter().filter(|logged| logged.path == path).count()
+        self.log()
+            .iter()
+            .filter(|logged| logged.path == path)
+            .count()
     }
 
     /// Stops: connections close, new ones are refused.
@@ -127,17 +145,28 @@ fn serve(stream: &TcpStream, shared: &Shared) {
 
 fn read_request(reader: &mut BufReader<&TcpStream>) -> Option<Logged> {
     let mut line = String::new();
-    reader.read_line(&mut line).ok().filter(|length| *length > 0)?;
+    reader
+        .read_line(&mut line)
+        .ok()
+        .filter(|length| *length > 0)?;
     let target = line.split(' ').nth(1)?.to_owned();
     let absolute = target.starts_with("http://");
     let path = match target.strip_prefix("http://") {
         Some(rest) => rest.split_once('/')?.1.to_owned(),
         None => target.trim_start_matches('/').to_owned(),
     };
-    let mut logged = Logged { path, absolute, no_cache: false, range: None };
+    let mut logged = Logged {
+        path,
+        absolute,
+        no_cache: false,
+        range: None,
+    };
     loop {
         let mut header = String::new();
-        reader.read_line(&mut header).ok().filter(|length| *length > 0)?;
+        reader
+            .read_line(&mut header)
+            .ok()
+            .filter(|length| *length > 0)?;
         let header = header.trim().to_ascii_lowercase();
         if header.is_empty() {
             return Some(logged);
@@ -163,13 +192,19 @@ fn answer(stream: &TcpStream, shared: &Shared, request: &Logged) -> Option<()> {
         _ => content(shared, &request.path),
     };
     let Some(body) = body else {
-        return stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").ok();
+        return stream
+            .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            .ok();
     };
     let (status, body) = match request.range.as_deref().and_then(|range| cut(range, &body)) {
         Some(part) => ("206 Partial Content", part.to_vec()),
         None => ("200 OK", body),
     };
-    let mut bytes = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+    let mut bytes = format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
     let head = bytes.len();
     bytes.extend_from_slice(&body);
     match fault {
@@ -198,7 +233,10 @@ fn content(shared: &Shared, path: &str) -> Option<Vec<u8>> {
         return Some(body.clone());
     }
     let path = decode(path);
-    shared.roots.iter().find_map(|root| std::fs::read(root.join(&path)).ok())
+    shared
+        .roots
+        .iter()
+        .find_map(|root| std::fs::read(root.join(&path)).ok())
 }
 
 fn decode(path: &str) -> String {

@@ -23,23 +23,33 @@ fn frame(body: &str, sign: impl Fn(&str) -> Vec<u8>) -> Vec<u8> {
 pub(crate) fn manifest(body: &str) -> Vec<u8> {
     frame(body, |hash| {
         let digest = sha1::Sha1::digest(hash.as_bytes());
-        key("key").sign(Pkcs1v15Sign::new::<sha1::Sha1>(), &digest).unwrap()
+        key("key")
+            .sign(Pkcs1v15Sign::new::<sha1::Sha1>(), &digest)
+            .unwrap()
     })
 }
 
 /// A whitelist, signed with the master key.
 pub(crate) fn whitelist(body: &str) -> Vec<u8> {
-    frame(body, |hash| key("masterkey").sign(Pkcs1v15Sign::new_unprefixed(), hash.as_bytes()).unwrap())
+    frame(body, |hash| {
+        key("masterkey")
+            .sign(Pkcs1v15Sign::new_unprefixed(), hash.as_bytes())
+            .unwrap()
+    })
 }
 
 /// The signed lines of the fixture's manifest.
 pub(crate) fn manifest_body() -> String {
-    Signed::parse(&backend_file(".cvmfspublished")).unwrap().body
+    Signed::parse(&backend_file(".cvmfspublished"))
+        .unwrap()
+        .body
 }
 
 /// The signed lines of the fixture's whitelist.
 pub(crate) fn whitelist_body() -> String {
-    Signed::parse(&backend_file(".cvmfswhitelist")).unwrap().body
+    Signed::parse(&backend_file(".cvmfswhitelist"))
+        .unwrap()
+        .body
 }
 
 /// Replaces the line of a letter.
@@ -56,5 +66,8 @@ pub(crate) fn with_line(body: &str, letter: char, value: &str) -> String {
 
 /// The value of the line of a letter.
 pub(crate) fn line(body: &str, letter: char) -> String {
-    body.lines().find_map(|line| line.strip_prefix(letter)).unwrap().to_owned()
+    body.lines()
+        .find_map(|line| line.strip_prefix(letter))
+        .unwrap()
+        .to_owned()
 }

@@ -29,7 +29,10 @@ pub(crate) fn groups(truth: &BTreeMap<Vec<u8>, Columns>) -> BTreeMap<Vec<u8>, Ve
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (path, columns) in truth {
         if columns[8] != "-" {
-            groups.entry(unescape(&columns[8])).or_default().push(path.clone());
+            groups
+                .entry(unescape(&columns[8]))
+                .or_default()
+                .push(path.clone());
         }
     }
     groups
@@ -55,7 +58,10 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for group in bytes.chunks(3) {
-        let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        let bits = group
+            .iter()
+            .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
+            << (8 * (3 - group.len()));
         for place in 0..4 {
             let digit = char::from(ALPHABET[(bits >> (18 - 6 * place) & 63) as usize]);
             text.push(if place <= group.len() { digit } else { '=' });
