@@ -1,6 +1,6 @@
 //! Directory entries as a catalog's rows describe them.
 
-use crate::xattr::{self, XattrError};
+use crate::xattr::{self, XattrError, Xattrs};
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -145,7 +145,7 @@ impl Dirent {
     ///
     /// # Errors
     /// [`XattrError`] if the stored bytes are malformed. Attributes and content of the entry are not affected.
-    pub fn xattrs(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, XattrError> {
+    pub fn xattrs(&self) -> Result<Xattrs, XattrError> {
         xattr::parse(&self.xattr_blob)
     }
 

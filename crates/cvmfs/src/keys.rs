@@ -32,7 +32,7 @@ impl MasterKeys {
         if keys.is_empty() {
             return Err(refused(
                 paths.first().map_or(Path::new("(none)"), PathBuf::as_path),
-                "no key found; configure files or directories with *.pub",
+                &"no key found; configure files or directories with *.pub",
             ));
         }
         Ok(Self { keys })
@@ -44,7 +44,7 @@ impl MasterKeys {
     }
 }
 
-fn refused(path: &Path, reason: impl ToString) -> Error {
+fn refused(path: &Path, reason: &dyn std::fmt::Display) -> Error {
     Error::PublicKey {
         path: path.to_owned(),
         reason: reason.to_string(),
@@ -52,13 +52,13 @@ fn refused(path: &Path, reason: impl ToString) -> Error {
 }
 
 fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
-    let metadata = fs::metadata(path).map_err(|error| refused(path, error))?;
+    let metadata = fs::metadata(path).map_err(|error| refused(path, &error))?;
     if !metadata.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let mut files = Vec::new();
-    for entry in fs::read_dir(path).map_err(|error| refused(path, error))? {
-        let file = entry.map_err(|error| refused(path, error))?.path();
+    for entry in fs::read_dir(path).map_err(|error| refused(path, &error))? {
+        let file = entry.map_err(|error| refused(path, &error))?.path();
         if file.extension().is_some_and(|extension| extension == "pub") {
             files.push(file);
         }
@@ -69,11 +69,11 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Error> {
 
 fn read(path: &Path) -> Result<PublicKey, Error> {
     let size = fs::metadata(path)
-        .map_err(|error| refused(path, error))?
+        .map_err(|error| refused(path, &error))?
         .len();
     if size > MAX_KEY_BYTES {
-        return Err(refused(path, "too large for a public key"));
+        return Err(refused(path, &"too large for a public key"));
     }
-    let pem = fs::read_to_string(path).map_err(|error| refused(path, error))?;
-    PublicKey::from_public_key_pem(&pem).map_err(|error| refused(path, error))
+    let pem = fs::read_to_string(path).map_err(|error| refused(path, &error))?;
+    PublicKey::from_public_key_pem(&pem).map_err(|error| refused(path, &error))
 }

@@ -59,4 +59,4 @@ pub use signature::{FrameError, Signed};
 pub use variables::expand_variables;
 pub use walk::WalkEntry;
 pub use whitelist::{Whitelist, WhitelistError};
-pub use xattr::XattrError;
+pub use xattr::{XattrError, Xattrs};

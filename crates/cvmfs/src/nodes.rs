@@ -11,6 +11,7 @@ use crate::dirent::{Dirent, Kind};
 use crate::error::Error;
 use crate::hash::ContentHash;
 use crate::store::Catalogs;
+use crate::xattr::Xattrs;
 
 /// Bits of a node's number that hold its row.
 const ROW_BITS: u32 = 40;
@@ -168,7 +169,7 @@ impl Nodes {
         Ok(content)
     }
 
-    pub(crate) fn xattrs(&self, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    pub(crate) fn xattrs(&self, node: NodeId) -> Result<Xattrs, Error> {
         let (catalog, row) = self.row(node)?;
         row.dirent.xattrs().map_err(|error| catalog.corrupt(&error))
     }

@@ -24,6 +24,7 @@ use crate::objects::Objects;
 use crate::revision::{About, Revision};
 use crate::store::Catalogs;
 use crate::trust::{Asked, Known, Trust};
+use crate::xattr::Xattrs;
 
 /// After a failed check the next one comes at the latest then.
 const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(180);
@@ -112,27 +113,7 @@ impl Repository {
                 breadcrumb: Breadcrumb::path(&config.state_directory, &config.fqrn),
             }),
         };
-        let servers = Downloader::new(
-            &config,
-            &config.servers,
-            &config.proxies,
-            &metrics,
-            runtime.clone(),
-        )?;
-        let external = Downloader::new(
-            &config,
-            &config.external_servers,
-            &config.external_proxies,
-            &metrics,
-            runtime,
-        )?;
-        let objects = Arc::new(Objects::new(
-            config.fqrn.clone(),
-            cache,
-            servers,
-            external,
-            metrics.clone(),
-        ));
+        let objects = Arc::new(objects(&config, cache, &metrics, runtime)?);
         let catalogs = Arc::new(Catalogs::new(
             objects.clone(),
             config.open_catalogs,
@@ -303,7 +284,7 @@ impl Repository {
     ///
     /// # Errors
     /// As [`Repository::node`].
-    pub fn node_xattrs(&self, node: NodeId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    pub fn node_xattrs(&self, node: NodeId) -> Result<Xattrs, Error> {
         self.inner.nodes.xattrs(node)
     }
 
@@ -434,6 +415,35 @@ fn check(config: &RepositoryConfig) -> Result<(), Error> {
         return refused("no servers; set the URLs of at least one Stratum 1");
     }
     Ok(())
+}
+
+fn objects(
+    config: &RepositoryConfig,
+    cache: Arc<cache::Cache>,
+    metrics: &Metrics,
+    runtime: tokio::runtime::Handle,
+) -> Result<Objects, Error> {
+    let servers = Downloader::new(
+        config,
+        &config.servers,
+        &config.proxies,
+        metrics,
+        runtime.clone(),
+    )?;
+    let external = Downloader::new(
+        config,
+        &config.external_servers,
+        &config.external_proxies,
+        metrics,
+        runtime,
+    )?;
+    Ok(Objects::new(
+        config.fqrn.clone(),
+        cache,
+        servers,
+        external,
+        metrics.clone(),
+    ))
 }
 
 /// Which root catalog to show.

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::hash::ContentHash;
 use crate::store::Catalogs;
 use crate::walk::{self, WalkEntry};
+use crate::xattr::Xattrs;
 
 /// What is known of a revision besides its tree.
 #[derive(Clone, Debug, Default)]
@@ -124,7 +125,7 @@ impl Revision {
     ///
     /// # Errors
     /// [`Error::NotFound`], and as [`Revision::lookup`].
-    pub fn xattrs(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    pub fn xattrs(&self, path: &[u8]) -> Result<Xattrs, Error> {
         let (path, place, row) = self.existing(path)?;
         row.dirent.xattrs().map_err(|error| {
             place

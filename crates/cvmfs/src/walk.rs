@@ -9,6 +9,7 @@ use crate::content::Content;
 use crate::dirent::{Dirent, Kind};
 use crate::error::Error;
 use crate::revision::{Place, Revision};
+use crate::xattr::Xattrs;
 
 /// An entry met on a walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct WalkEntry {
     /// Where its bytes are.
     pub content: Content,
     /// Extended attributes: full name, value.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
     /// Number of the catalog, by the order of the walk, that holds the entry; hardlink groups count within one catalog.
     pub catalog: u32,
 }
@@ -204,7 +205,7 @@ impl CatalogWalk<'_> {
         Ok(visit(relative, &entry))
     }
 
-    fn xattrs(&self, row: &CatalogRow, relative: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    fn xattrs(&self, row: &CatalogRow, relative: &[u8]) -> Result<Xattrs, Error> {
         if row.dirent.xattr_blob.is_empty() {
             return Ok(Vec::new());
         }

@@ -2,6 +2,9 @@
 
 const VERSION: u8 = 1;
 
+/// Extended attributes in stored order: full name (`user.x`), value.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Why an `xattr` column cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum XattrError {
@@ -20,7 +23,7 @@ pub enum XattrError {
 ///
 /// # Errors
 /// [`XattrError`] for malformed bytes.
-pub(crate) fn parse(blob: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, XattrError> {
+pub(crate) fn parse(blob: &[u8]) -> Result<Xattrs, XattrError> {
     if blob.iter().all(|byte| *byte == 0) {
         return Ok(Vec::new());
     }

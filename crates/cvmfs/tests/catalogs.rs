@@ -1,4 +1,5 @@
 //! Catalogs that the fixture does not have: of all schema revisions, bound, hidden, and hostile ones.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod support;
 

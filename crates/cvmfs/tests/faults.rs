@@ -1,4 +1,5 @@
 //! Downloads against servers and proxies that fail in every way we know.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The whole fixture repository, entry by entry and byte by byte, against what the real client showed.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The chain of trust against servers that lie, are old or broken. Everything tampered with is signed anew where a liar could do so.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod support;
 
@@ -68,6 +69,10 @@ fn tampered_manifests() {
             "{cut}: {error}"
         );
     }
+}
+
+#[test]
+fn manifests_that_are_not_ours() {
     let other = with_line(&manifest_body(), 'N', "other.test.local");
     let error = refused(open_with(MANIFEST, manifest(&other)));
     assert!(

@@ -59,12 +59,10 @@ impl Download {
     }
 
     /// What to tell when all ways have failed.
-    pub(crate) fn into_error(self, what: impl ToString) -> Error {
+    pub(crate) fn into_error(self, what: &str) -> Error {
         let bad_data = |attempt: &Attempt| attempt.failure.is_bad_data();
         match self.attempts.last() {
-            Some(last) if self.attempts.iter().all(bad_data) => {
-                Error::corrupt(what.to_string(), last)
-            }
+            Some(last) if self.attempts.iter().all(bad_data) => Error::corrupt(what, last),
             _ => Error::Unavailable {
                 what: what.to_string(),
                 attempts: self.attempts,
