@@ -420,92 +420,62 @@ fn bad_rows_are_corrupt() {
     }
 }
 
-/// Content that cannot be: attributes are served all the same.
+/// Changes to the row `/f` by which its content cannot be; the last one is good.
+fn contents() -> Vec<(&'static str, String)> {
+    let (first, second) = key("/f");
+    let chunked = |pieces: &[(i64, i64)]| {
+        let mut sql = "UPDATE catalog SET flags = 68 WHERE name = 'f';".to_owned();
+        for (offset, size) in pieces {
+            sql += &format!(
+                "INSERT INTO chunks VALUES ({first}, {second}, {offset}, {size}, zeroblob(20));"
+            );
+        }
+        sql
+    };
+    let set = |what: &str| format!("UPDATE catalog SET {what} WHERE name = 'f'");
+    vec![
+        ("no hash", set("hash = NULL")),
+        ("unknown hash", set("flags = 4 | (5 << 8)")),
+        ("unknown compression", set("flags = 4 | (3 << 11)")),
+        ("no chunks", chunked(&[])),
+        ("gap", chunked(&[(0, 3), (4, 3)])),
+        ("overlap", chunked(&[(0, 4), (3, 4)])),
+        ("short", chunked(&[(0, 6)])),
+        ("overflow", chunked(&[(0, i64::MAX), (i64::MAX, i64::MAX)])),
+        ("good", chunked(&[(4, 3), (0, 4)])),
+    ]
+}
+
+/// Attributes are served all the same.
 #[test]
 fn bad_content_is_corrupt() {
     let server = Server::serving(Vec::new());
     let client = Client::new();
-    let (first, second) = key("/f");
-    let chunk = |offset: i64, size: i64| {
-        format!("INSERT INTO chunks VALUES ({first}, {second}, {offset}, {size}, zeroblob(20));")
-    };
-    let chunked = "UPDATE catalog SET flags = 68 WHERE name = 'f';";
-    for (what, sql, good) in [
-        (
-            "no hash",
-            "UPDATE catalog SET hash = NULL WHERE name = 'f'".to_owned(),
-            false,
-        ),
-        (
-            "unknown hash",
-            "UPDATE catalog SET flags = 4 | (5 << 8) WHERE name = 'f'".to_owned(),
-            false,
-        ),
-        (
-            "unknown compression",
-            "UPDATE catalog SET flags = 4 | (3 << 11) WHERE name = 'f'".to_owned(),
-            false,
-        ),
-        ("no chunks", chunked.to_owned(), false),
-        (
-            "gap",
-            format!("{chunked}{}{}", chunk(0, 3), chunk(4, 3)),
-            false,
-        ),
-        (
-            "overlap",
-            format!("{chunked}{}{}", chunk(0, 4), chunk(3, 4)),
-            false,
-        ),
-        ("short", format!("{chunked}{}", chunk(0, 6)), false),
-        (
-            "overflow",
-            format!(
-                "{chunked}{}{}",
-                chunk(0, i64::MAX),
-                chunk(i64::MAX, i64::MAX)
-            ),
-            false,
-        ),
-        (
-            "good",
-            format!("{chunked}{}{}", chunk(4, 3), chunk(0, 4)),
-            true,
-        ),
-    ] {
+    for (what, sql) in contents() {
         let draft = Draft::new("");
         draft.add("/f", FILE);
         draft.sql(&sql);
         let root = draft.finish(&server);
         let repository = open(&client, &server, root).unwrap();
-        assert_eq!(
-            repository.current().lookup(b"/f").unwrap().unwrap().kind,
-            Kind::File
-        );
+        let file = repository.current().lookup(b"/f").unwrap().unwrap();
+        assert_eq!(file.kind, Kind::File);
         let (node, _) = repository
             .lookup_child(repository.root(), b"f")
             .unwrap()
             .unwrap();
         let content = repository.current().content(b"/f");
-        if good {
+        if what == "good" {
             let Content::Chunked(chunks) = content.unwrap() else {
                 panic!("{what}")
             };
-            assert_eq!(
-                chunks.iter().map(|chunk| chunk.offset).collect::<Vec<_>>(),
-                [0, 4]
-            );
+            let offsets: Vec<_> = chunks.iter().map(|chunk| chunk.offset).collect();
+            assert_eq!(offsets, [0, 4]);
             assert!(repository.node_content(node).is_ok());
             continue;
         }
+        let by_node = repository.node_content(node);
         assert!(matches!(refused(content), Error::Corrupt { .. }), "{what}");
-        assert!(
-            matches!(
-                refused(repository.node_content(node)),
-                Error::Corrupt { .. }
-            ),
-            "{what}"
-        );
+        assert!(matches!(refused(by_node), Error::Corrupt { .. }), "{what}");
     }
 }
 

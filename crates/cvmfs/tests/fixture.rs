@@ -394,6 +394,12 @@ fn paths() {
         names.contains(&b"a".to_vec()) && names.contains(&b"b".to_vec()),
         "{names:?}"
     );
+}
+
+#[test]
+fn mountpoints_and_nodes() {
+    let (_server, _external, _client, repository) = open(OpenAt::Trunk);
+    let revision = repository.current();
     // Only the exact mountpoint, not what begins like it or lies below.
     let (hash, size) = revision.nested_catalog(b"/nested/a").unwrap().unwrap();
     assert_eq!(
