@@ -1,10 +1,16 @@
 //! One module for each subcommand.
 
+mod check;
 mod config;
+mod mount;
+mod release;
+mod serve;
+mod version;
 
 use crate::cli::{Command, ConfigCommand};
 use crate::error::{Error, Kind};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::path::Path;
 
 /// Carries out a parsed command; what it has to say goes to `out`, errors are returned.
 ///
@@ -12,18 +18,42 @@ use std::io::Write;
 /// Whatever the command failed with; the error's kind is the exit code.
 pub fn run(command: Command, out: &mut dyn Write) -> Result<(), Error> {
     match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Mount(args) => mount::run(args, out),
+        Command::Check(args) => check::run(&args, out),
+        Command::Release(args) => release::run(&args, out),
         Command::Config(ConfigCommand::Show) => config::show(out),
-        Command::Version => print(out, &format!("outcrop {}", env!("CARGO_PKG_VERSION"))),
-        _ => Err(Error::new(Kind::Internal, "not built yet")),
+        Command::Version => version::run(out),
+        Command::ProbeRead { file } => probe_read(&file, out),
     }
 }
 
 /// One line. A closed pipe (`outcrop config show | head -1`) is the reader's wish, not a failure.
 fn print(out: &mut dyn Write, line: &str) -> Result<(), Error> {
-    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+    written(writeln!(out, "{line}").and_then(|()| out.flush()))
+}
+
+fn written(result: std::io::Result<()>) -> Result<(), Error> {
+    match result {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Error::new(Kind::Unavailable, "cannot write the output").because(error))
         }
         _ => Ok(()),
     }
+}
+
+/// A trial file has a few bytes.
+const PROBE_BYTES: u64 = 4096;
+
+fn probe_read(file: &Path, out: &mut dyn Write) -> Result<(), Error> {
+    let cannot = |error| {
+        Error::new(Kind::Unavailable, format!("cannot read {}", file.display())).because(error)
+    };
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)
+        .map_err(cannot)?
+        .take(PROBE_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(cannot)?;
+    written(out.write_all(&bytes).and_then(|()| out.flush()))
 }

@@ -13,7 +13,8 @@ pub struct NodeLayers(pub Arc<Layers>);
 impl LazyLayers for NodeLayers {
     fn claim(&self, request: &ClaimRequest) -> Result<Claimed, Refusal> {
         let digest = |text: &str| {
-            text.parse::<Digest>().map_err(|error| Refusal::Internal(error.to_string()))
+            text.parse::<Digest>()
+                .map_err(|error| Refusal::Internal(error.to_string()))
         };
         let request = layerfs::LayerRequest {
             layer: request.layer,
@@ -22,7 +23,10 @@ impl LazyLayers for NodeLayers {
             diff_id: request.diff_id,
             image_layers: request.image_layers.clone(),
         };
-        let claimed = self.0.claim(&request).map_err(|error| refusal(error, &request))?;
+        let claimed = self
+            .0
+            .claim(&request)
+            .map_err(|error| refusal(error, &request))?;
         Ok(Claimed {
             source: claimed.source,
             tree: claimed.tree,
@@ -33,7 +37,9 @@ impl LazyLayers for NodeLayers {
     }
 
     fn attach(&self, chain: &[ChainLayer]) -> Result<PathBuf, AttachError> {
-        self.0.attach(&layers(chain)).map_err(|error| attach_error(&error))
+        self.0
+            .attach(&layers(chain))
+            .map_err(|error| attach_error(&error))
     }
 
     fn detach(&self, chain: &[ChainLayer]) {
@@ -59,9 +65,10 @@ fn layers(chain: &[ChainLayer]) -> Vec<layerfs::ChainLayer> {
 fn refusal(error: layerfs::Refusal, request: &layerfs::LayerRequest) -> Refusal {
     match error {
         layerfs::Refusal::NotFound { .. } => Refusal::NotFound,
-        layerfs::Refusal::DiffIdMismatch { stated, .. } => {
-            Refusal::DiffIdMismatch { stated, snapshot_ref: request.chain_id.to_string() }
-        }
+        layerfs::Refusal::DiffIdMismatch { stated, .. } => Refusal::DiffIdMismatch {
+            stated,
+            snapshot_ref: request.chain_id.to_string(),
+        },
         layerfs::Refusal::Source(error) => match &error {
             SourceError::Unavailable { .. } => Refusal::Unavailable(error.to_string()),
             SourceError::Corrupt { .. } => Refusal::Corrupt(error.to_string()),

@@ -69,7 +69,7 @@ fn a_file_overrides_single_keys() {
         }
     );
     assert_eq!(config.containerd_socket, None);
-    assert_eq!(config.fuse_workers, 4);
+    assert_eq!(config.fuse_workers, 16);
 }
 
 #[test]
