@@ -269,20 +269,32 @@ impl Cri {
 
     /// Stops and removes container and sandbox.
     pub fn remove(&self, pod: &Pod) -> Result<(), Status> {
-        let mut client = self.runtime.clone();
-        let container_id = pod.container.clone();
-        self.tokio.block_on(async {
-            client
-                .stop_container(api::StopContainerRequest {
-                    container_id: container_id.clone(),
-                    timeout: 0,
-                })
-                .await?;
-            client
-                .remove_container(api::ContainerRequest { container_id })
-                .await
-        })?;
+        let deadline = Instant::now() + DEADLINE;
+        // A container that ends at this moment is "still running" for a little while, as the kubelet knows.
+        while let Err(error) = self.remove_container(&pod.container) {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
         self.remove_sandbox(&pod.sandbox)
+    }
+
+    fn remove_container(&self, container: &str) -> Result<(), Status> {
+        let mut client = self.runtime.clone();
+        let (container_id, timeout) = (container.to_owned(), 0);
+        let (stop, remove) = (
+            api::StopContainerRequest {
+                container_id: container_id.clone(),
+                timeout,
+            },
+            api::ContainerRequest { container_id },
+        );
+        self.tokio.block_on(async {
+            client.stop_container(stop).await?;
+            client.remove_container(remove).await
+        })?;
+        Ok(())
     }
 
     /// Stops and removes a sandbox.

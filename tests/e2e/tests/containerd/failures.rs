@@ -52,7 +52,7 @@ fn a_restart_loses_nothing() {
         );
         // Sources are not needed for what was claimed: everything is in the cache.
         node.stratum1.fault(When::always(), Fault::Close);
-        node.outcrop.restart(signal).unwrap();
+        node.restart_outcrop(signal);
         assert_eq!(
             node.output_of(IMAGE, &["/bin/cat", "/layers/one"]),
             "this is one"

@@ -1,11 +1,13 @@
 //! A node of a cluster: containerd, the daemon, and the servers they read from.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::containerd::{mounts_below, new_folder, socket_in};
 use e2e::outcrop::Repository;
 use e2e::{Containerd, Cri, Outcrop, Runtime, Settings};
+use rustix::process::Signal;
 use tempfile::TempDir;
 use testkit::{Registry, Running, Stratum1};
 
@@ -17,6 +19,7 @@ pub(crate) struct Node {
     pub(crate) outcrop: Outcrop,
     pub(crate) registry: Running<Registry>,
     pub(crate) stratum1: Running<Stratum1>,
+    pods: AtomicU32,
     _folder: TempDir,
 }
 
@@ -49,6 +52,7 @@ impl Node {
             outcrop,
             registry,
             stratum1,
+            pods: AtomicU32::new(0),
             _folder: folder,
         }
     }
@@ -71,13 +75,31 @@ impl Node {
         fetched(&self.registry, layers)
     }
 
+    /// No pod's name is used twice: its log would be.
+    fn pod_name(&self) -> String {
+        format!("pod{}", self.pods.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Ends the daemon by `signal` and starts it again; returns when containerd has connected anew, which it tries with pauses in between.
+    pub(crate) fn restart_outcrop(&mut self, signal: Signal) {
+        self.outcrop.restart(signal).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while let Err(error) = self
+            .containerd
+            .ctr("k8s.io", &["snapshots", "--snapshotter", "outcrop", "list"])
+        {
+            assert!(Instant::now() < deadline, "{error:#}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Pulls an image by CRI and runs it; what the command prints first. The pod is removed.
     pub(crate) fn output_of(&self, image: &str, command: &[&str]) -> String {
         let cri = self.cri();
         cri.pull(image)
             .unwrap_or_else(|error| panic!("{image}: {error}\n{}", self.outcrop.log()));
         let pod = cri
-            .run("output", image, command)
+            .run(&self.pod_name(), image, command)
             .unwrap_or_else(|error| panic!("{image}: {error}\n{}", self.outcrop.log()));
         let output = cri.first_output(&pod).unwrap();
         cri.remove(&pod).unwrap();
