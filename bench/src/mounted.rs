@@ -52,7 +52,10 @@ impl Mounted {
             .stdout(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot run {}", recipe.outcrop.display()))?;
-        let mut mounted = Self { process, directory: directory.to_owned() };
+        let mut mounted = Self {
+            process,
+            directory: directory.to_owned(),
+        };
         while !mounted.is_mounted()? {
             if started.elapsed() > PATIENCE || mounted.process.try_wait()?.is_some() {
                 bail!("outcrop mount did not mount {}", directory.display());
@@ -65,14 +68,20 @@ impl Mounted {
     fn is_mounted(&self) -> Result<bool> {
         let table = fs::read_to_string("/proc/self/mountinfo")?;
         let path = self.directory.to_string_lossy();
-        Ok(table.lines().any(|line| line.split(' ').nth(4) == Some(&path)))
+        Ok(table
+            .lines()
+            .any(|line| line.split(' ').nth(4) == Some(&path)))
     }
 
     pub(crate) fn usage(&self) -> Result<Usage> {
         let process = PathBuf::from(format!("/proc/{}", self.process.id()));
         let stat = fs::read_to_string(process.join("stat"))?;
-        let fields: Vec<&str> =
-            stat.rsplit_once(") ").context("odd stat")?.1.split(' ').collect();
+        let fields: Vec<&str> = stat
+            .rsplit_once(") ")
+            .context("odd stat")?
+            .1
+            .split(' ')
+            .collect();
         let ticks = |index: usize| -> Result<f64> { Ok(fields[index].parse::<f64>()?) };
         let status = fs::read_to_string(process.join("status"))?;
         let peak = status
@@ -89,7 +98,10 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) {
+        if let Some(pid) = i32::try_from(self.process.id())
+            .ok()
+            .and_then(Pid::from_raw)
+        {
             let _ = kill_process(pid, Signal::TERM);
         }
         let _ = self.process.wait();

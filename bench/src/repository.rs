@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -162,7 +163,14 @@ impl<'a> Bench<'a> {
         let (cold, hot, mount_cold, cold_process) = self.state(kind, &cache, true)?;
         let (warm, _, mount_warm, warm_process) = self.state(kind, &cache, false)?;
         fs::remove_dir_all(self.scratch.join("cache").join(&cache))?;
-        Ok(Round { cold, hot, warm, mount: [mount_cold, mount_warm], cold_process, warm_process })
+        Ok(Round {
+            cold,
+            hot,
+            warm,
+            mount: [mount_cold, mount_warm],
+            cold_process,
+            warm_process,
+        })
     }
 
     /// Mounts, does the work with an empty kernel cache, and (if asked) once more.
@@ -179,7 +187,11 @@ impl<'a> Bench<'a> {
             requests: self.stratum1.requests().len() as u64,
             received_bytes: self.stratum1.bytes_sent().saturating_sub(sent),
         };
-        let second = if again { timed(kind, &self.mount_point())? } else { first };
+        let second = if again {
+            timed(kind, &self.mount_point())?
+        } else {
+            first
+        };
         Ok((first, second, mount, process))
     }
 
@@ -191,20 +203,29 @@ impl<'a> Bench<'a> {
 
 /// Writes the repository; returns its public key.
 fn publish(directory: &Path) -> Result<PathBuf> {
-    let mut builder = RepositoryBuilder::new(FQRN);
+    let mut builder = RepositoryBuilder::new(&directory.join(FQRN), FQRN);
     for number in 0..FLAT_FILES {
         let path = format!("flat/{:03}/{number:05}", number % 380);
-        builder.add(Entry::file(path, text(number, 1_000 + number * 7_919 % 62_000)));
+        builder.add(Entry::file(
+            path,
+            text(number, 1_000 + number * 7_919 % 62_000),
+        ));
     }
     for number in 0..SMALL_FILES {
         let path = small_file(Path::new("small"), number);
         let path = path.to_string_lossy().into_owned();
-        builder.add(Entry::file(path, text(1_000_000 + number, 500 + number * 31 % 15_000)));
+        builder.add(Entry::file(
+            path,
+            text(1_000_000 + number, 500 + number * 31 % 15_000),
+        ));
     }
     let large = Entry::file("big/random", noise(LARGE_FILE));
     builder.add(large.storage(Storage::Chunked(8 << 20)));
-    let published = builder.publish(directory)?;
-    Ok(published.public_key())
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    builder.publish(i64::try_from(now)?)?;
+    let key = directory.join("bench.pub");
+    fs::write(&key, testkit::Keys::fixture().public_key()?)?;
+    Ok(key)
 }
 
 /// Text that compresses about as well as programs do, different for each seed.

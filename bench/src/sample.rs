@@ -73,7 +73,12 @@ mod tests {
 
     #[test]
     fn ratios_are_of_pairs_and_not_of_medians() {
-        let compared = Comparison::of("find", "cold", vec![[2.0, 1.0], [3.0, 3.0], [9.0, 3.0]], None);
+        let compared = Comparison::of(
+            "find",
+            "cold",
+            vec![[2.0, 1.0], [3.0, 3.0], [9.0, 3.0]],
+            None,
+        );
         assert_eq!((compared.seconds, compared.local_seconds), (3.0, 3.0));
         assert_eq!(compared.ratio, 2.0);
         assert_eq!(compared.ratio_range, [1.0, 3.0]);

@@ -68,7 +68,10 @@ fn tar(tree: &Path) -> Result<()> {
         .spawn()
         .context("cannot run tar")?;
     let out = tar.stdout.take().context("tar has no output")?;
-    let cat = Command::new("cat").stdin(out).stdout(Stdio::null()).status()?;
+    let cat = Command::new("cat")
+        .stdin(out)
+        .stdout(Stdio::null())
+        .status()?;
     ensure!(tar.wait()?.success() && cat.success(), "tar failed");
     Ok(())
 }
@@ -106,11 +109,19 @@ pub(crate) fn timed(kind: Kind, tree: &Path) -> Result<f64> {
     let program = std::env::current_exe()?;
     let started = Instant::now();
     let status = Command::new(program)
-        .args(["work", kind.to_possible_value().context("no name")?.get_name()])
+        .args([
+            "work",
+            kind.to_possible_value().context("no name")?.get_name(),
+        ])
         .arg(tree)
         .status()?;
     let seconds = started.elapsed().as_secs_f64();
-    ensure!(status.success(), "{} on {} failed", kind.name(), tree.display());
+    ensure!(
+        status.success(),
+        "{} on {} failed",
+        kind.name(),
+        tree.display()
+    );
     Ok(seconds)
 }
 
