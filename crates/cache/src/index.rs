@@ -11,11 +11,12 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::io::Errno;
 use twox_hash::XxHash3_128;
 
 use crate::Error;
 use crate::row::{RECORD, Record, Row};
-use crate::store::Store;
+use crate::store::{Store, is_regular, stat};
 
 const NAME: &str = "index";
 const NEW_NAME: &str = "index.new";
@@ -44,6 +45,8 @@ struct Log {
     pending: Vec<u8>,
     /// While the log is being compacted: what came meanwhile.
     since: Option<Vec<u8>>,
+    /// After a compaction that failed: the records that there must be before the next try.
+    retry_at: u64,
 }
 
 /// What a log says.
@@ -63,20 +66,25 @@ impl Index {
         let failed = |source| store.failed("read", NAME, source);
         match store.open_file(NAME) {
             // An index that the disk does not give back is as lost as one that makes no sense.
-            Ok(file) => Ok(
-                parse(BufReader::with_capacity(BUFFER, file)).unwrap_or_else(|error| {
-                    tracing::warn!(%error, "cannot read the cache's index: beginning empty");
-                    Loaded {
-                        damaged: true,
-                        ..Loaded::default()
-                    }
-                }),
-            ),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Loaded {
-                damaged: true,
-                ..Loaded::default()
-            }),
-            Err(error) => Err(failed(error)),
+            Ok(file) if stat(&file).is_ok_and(|stat| is_regular(&stat)) => Ok(parse(
+                BufReader::with_capacity(BUFFER, file),
+            )
+            .unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot read the cache's index: beginning empty");
+                Loaded {
+                    damaged: true,
+                    ..Loaded::default()
+                }
+            })),
+            Err(error) if !is_foreign(&error) => Err(failed(error)),
+            // Nothing there, or nothing of ours: not to stay in the way of the new one.
+            _ => {
+                store.remove(NAME);
+                Ok(Loaded {
+                    damaged: true,
+                    ..Loaded::default()
+                })
+            }
         }
     }
 
@@ -93,7 +101,6 @@ impl Index {
     /// Begins anew with these records.
     pub(crate) fn create(store: &Store, records: &[Record]) -> Result<Self, Error> {
         let file = write_new(store, records)?;
-        replace(store)?;
         Ok(Self {
             log: Mutex::new(Log::new(file, records.len() as u64)),
         })
@@ -115,7 +122,7 @@ impl Index {
     /// Whether compaction is due with `live` objects.
     pub(crate) fn is_overgrown(&self, live: u64) -> bool {
         let log = self.lock();
-        log.since.is_none() && is_overgrown(log.records, live)
+        log.since.is_none() && log.records >= log.retry_at && is_overgrown(log.records, live)
     }
 
     /// Replaces the log by `snapshot()`, called when everything appended from then on is kept as well.
@@ -134,9 +141,11 @@ impl Index {
             log.since = Some(Vec::new());
         }
         let records = snapshot();
-        let written = write_new(store, &records);
+        let written = write_beside(store, &records);
         let mut log = self.lock();
         let since = log.since.take().unwrap_or_default();
+        // What holds the log up now (a full disk) does so at the next commit, too.
+        log.retry_at = log.records + DEAD_FLOOR;
         let mut new = Log::new(written?, records.len() as u64);
         new.pending = since;
         replace(store)?;
@@ -159,6 +168,7 @@ impl Log {
             records,
             pending: Vec::new(),
             since: None,
+            retry_at: 0,
         }
     }
 
@@ -190,8 +200,15 @@ fn header() -> [u8; HEADER] {
     header
 }
 
-/// Writes a whole log beside the present one.
+/// Writes a whole log in place of the present one.
 fn write_new(store: &Store, records: &[Record]) -> Result<File, Error> {
+    let file = write_beside(store, records)?;
+    replace(store)?;
+    Ok(file)
+}
+
+/// Writes a whole log beside the present one.
+fn write_beside(store: &Store, records: &[Record]) -> Result<File, Error> {
     let file = store.create(NEW_NAME)?;
     let write = || {
         let mut writer = BufWriter::with_capacity(BUFFER, &file);
@@ -203,8 +220,19 @@ fn write_new(store: &Store, records: &[Record]) -> Result<File, Error> {
         drop(writer);
         file.sync_data()
     };
-    write().map_err(|source| store.failed("write", NEW_NAME, source))?;
+    write().map_err(|source| {
+        store.remove(NEW_NAME);
+        store.failed("write", NEW_NAME, source)
+    })?;
     Ok(file)
+}
+
+/// Opening failed because nothing is there, or something that no log can be.
+fn is_foreign(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOENT | Errno::ISDIR | Errno::LOOP | Errno::NXIO)
+    )
 }
 
 fn replace(store: &Store) -> Result<(), Error> {

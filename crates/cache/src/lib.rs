@@ -39,7 +39,7 @@ pub use object::Object;
 
 use index::Index;
 use ledger::{Ledger, footprint};
-use row::{Record, boot_tag, key_tag};
+use row::{Record, Row, boot_tag, key_tag};
 use shelf::Shelf;
 use single_flight::{Outcome, Role, SingleFlight};
 use store::Store;
@@ -52,6 +52,8 @@ pub const LAYOUT: &str = "v1";
 const OPEN_OBJECTS: u64 = 1024;
 /// The part of the process's file descriptors that these may take.
 const OPEN_SHARE: u64 = 4;
+/// One in so many objects is given up at a time for the index on a full disk.
+const INDEX_SHARE: usize = 16;
 /// How long a call waits for another one's fetch of the same object, retries included.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -96,6 +98,12 @@ impl Cache {
             None => false,
         })?;
         present.sort_unstable_by_key(|(place, ..)| *place);
+        let live = present.len() as u64;
+        let index = if loaded.damaged || index::is_overgrown(loaded.records, live) {
+            create_index(&store, &mut present)?
+        } else {
+            Index::resume(&store, loaded.records)?
+        };
         let mut accounts = ledger.lock();
         for (_, key, row) in &present {
             let queued = table.insert(key, *row, None);
@@ -105,16 +113,6 @@ impl Cache {
                 .extend(queued.map(|at| std::cmp::Reverse((at, key.clone()))));
         }
         drop(accounts);
-        let live = present.len() as u64;
-        let index = if loaded.damaged || index::is_overgrown(loaded.records, live) {
-            let record = |(_, key, row)| Record::Present {
-                key: key_tag(&key),
-                row,
-            };
-            Index::create(&store, &present.into_iter().map(record).collect::<Vec<_>>())?
-        } else {
-            Index::resume(&store, loaded.records)?
-        };
         let shelf = Shelf {
             store,
             index,
@@ -290,6 +288,25 @@ impl Cache {
     fn hit(&self, object: Object) -> Object {
         self.shelf.metrics.hits.inc();
         object
+    }
+}
+
+/// Writes a new log; on a full disk the objects unused for longest make room for it, or no start would ever succeed.
+fn create_index(store: &Store, present: &mut Vec<(u64, Key, Row)>) -> Result<Index, Error> {
+    loop {
+        let record = |(_, key, row): &(u64, Key, Row)| Record::Present {
+            key: key_tag(key),
+            row: *row,
+        };
+        match Index::create(store, &present.iter().map(record).collect::<Vec<_>>()) {
+            Err(Error::DiskFull { .. }) if !present.is_empty() => {
+                let some = present.len().div_ceil(INDEX_SHARE);
+                for (_, key, _) in present.drain(..some) {
+                    store.remove_object(&key);
+                }
+            }
+            other => return other,
+        }
     }
 }
 

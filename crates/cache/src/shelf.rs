@@ -8,7 +8,6 @@ use std::io::{self, ErrorKind, Read};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::fs::FileType;
 use rustix::io::Errno;
 use twox_hash::xxhash3_128::Hasher;
 
@@ -17,12 +16,14 @@ use crate::index::Index;
 use crate::ledger::{Accounts, Claim, Ledger, ROOM_PATIENCE, footprint, slack};
 use crate::row::{Record, Row, Stamp, UNKNOWN_BOOT, key_tag};
 use crate::single_flight::{Flight, SingleFlight};
-use crate::store::{Store, stat};
+use crate::store::{Store, is_regular, stat};
 use crate::table::{Candidate, Lookup, Removed, Table, Use};
 use crate::{Error, Key, Metrics, Object};
 
 /// Last uses are written down this often, if anything happens at all.
 const USE_INTERVAL: Duration = Duration::from_secs(60);
+/// What is evicted where a full disk has no room for a directory: several blocks.
+const DIRECTORY: u64 = 64 << 10;
 /// Bytes read at a time for verification.
 const READ: usize = 256 << 10;
 
@@ -77,8 +78,9 @@ impl Shelf {
                 continue;
             }
             let others = accounts.leaving > 0 || accounts.writing > claim.bytes || in_use;
-            // One object may go over, as long as what is committed does not already.
-            let within = accounts.used - accounts.leaving <= quota;
+            // One object may go over, as long as nothing is over already: neither what was
+            // committed, nor what others were promised, nor what has not left the disk yet.
+            let within = accounts.used + accounts.writing <= quota;
             if excess > 0 && within && !accounts.overdraft {
                 accounts.overdraft = true;
                 claim.overdraft = true;
@@ -208,7 +210,11 @@ impl Shelf {
             return Err(self.store.object_failed("commit", &key, missing));
         };
         let (len, digest) = (finished.len, finished.digest);
-        self.store.publish(finished.incoming, &key)?;
+        let mut published = self.store.publish(finished.incoming, &key);
+        if matches!(published, Err(Error::DiskFull { .. })) && self.evict(DIRECTORY) {
+            published = self.store.publish(finished.incoming, &key);
+        }
+        published?;
         let claim = verified.published();
         let (file, stamp) = self
             .reopen(&key)
@@ -285,7 +291,7 @@ impl Shelf {
         let file = self.open_file(key)?;
         let stat = stat(&file)?;
         let len = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || len != row.len {
+        if !is_regular(&stat) || len != row.len {
             return Ok(None);
         }
         let stamp = Stamp::of(&stat);
@@ -395,6 +401,9 @@ fn is_damage(error: &io::Error) -> bool {
         Errno::ISDIR,
         Errno::NXIO,
         Errno::IO,
+        // The file system's own checksums and checks of structure.
+        Errno::BADMSG,
+        Errno::UCLEAN,
     ];
     errno.is_some_and(|errno| gone.contains(&errno))
 }

@@ -7,7 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 use crate::{Error, Key, LAYOUT};
 
@@ -50,7 +51,7 @@ impl Store {
             .map_err(|errno| failed("open", &path)(errno.into()))?;
         rustix::fs::flock(&root, FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
             match errno {
-                rustix::io::Errno::WOULDBLOCK => Error::InUse {
+                Errno::WOULDBLOCK => Error::InUse {
                     directory: directory.to_path_buf(),
                 },
                 errno => failed("lock", &path)(errno.into()),
@@ -84,17 +85,26 @@ impl Store {
         self.directory.join(LAYOUT).join(name)
     }
 
-    /// Creates a new file under `name`.
+    /// Creates a new file under `name`, in place of whatever is there.
     pub(crate) fn create(&self, name: &str) -> Result<File, Error> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        rustix::fs::openat(&self.root, name, flags, FILE_MODE)
+        // EXCL: to open what is there could mean to follow a link or to wait at a FIFO.
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let create = || rustix::fs::openat(&self.root, name, flags, FILE_MODE);
+        let created = match create() {
+            Err(Errno::EXIST) => {
+                self.remove(name);
+                create()
+            }
+            other => other,
+        };
+        created
             .map(File::from)
             .map_err(|errno| self.failed("create", name, errno.into()))
     }
 
     /// Opens the file `name` to read and write it.
     pub(crate) fn open_file(&self, name: &str) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         Ok(rustix::fs::openat(&self.root, name, flags, Mode::empty())?.into())
     }
 
@@ -115,7 +125,7 @@ impl Store {
 
     /// Removes an unfinished file.
     pub(crate) fn abandon(&self, incoming: &Incoming) {
-        self.unlink_or_warn(&incoming.name);
+        self.remove(&incoming.name);
     }
 
     /// The error of a write to an unfinished file.
@@ -130,16 +140,26 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self
                 .create_fan_out(key)
                 .and_then(|()| self.rename(&incoming.name, &to)),
+            // Something that is not ours has the name, or that of its directory.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                self.remove(&to);
+                self.rename(&incoming.name, &to)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                self.remove(&fan_out_name(key));
+                self.create_fan_out(key)
+                    .and_then(|()| self.rename(&incoming.name, &to))
+            }
             other => other,
         };
         renamed.map_err(|source| self.failed("rename a finished file to", &to, source))
     }
 
     fn create_fan_out(&self, key: &Key) -> io::Result<()> {
-        let name = format!("{OBJECTS}/{}", key.directory());
-        match rustix::fs::mkdirat(&self.root, name, Mode::from_raw_mode(DIRECTORY_MODE)) {
+        let mode = Mode::from_raw_mode(DIRECTORY_MODE);
+        match rustix::fs::mkdirat(&self.root, fan_out_name(key), mode) {
             // Another thread was first.
-            Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(Errno::EXIST) => Ok(()),
             other => Ok(other?),
         }
     }
@@ -163,15 +183,19 @@ impl Store {
 
     /// Removes an object. A failure is logged: at the next start it is an object without a row.
     pub(crate) fn remove_object(&self, key: &Key) {
-        self.unlink_or_warn(&object_name(key));
+        self.remove(&object_name(key));
     }
 
-    fn unlink_or_warn(&self, name: &str) {
-        match rustix::fs::unlinkat(&self.root, name, AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(errno) => {
-                tracing::warn!(path = %self.path(name).display(), %errno, "cannot remove a file");
-            }
+    /// Removes whatever has the name. Nobody but us makes directories here, and ours have other names.
+    pub(crate) fn remove(&self, name: &str) {
+        let path = self.path(name);
+        let removed = match rustix::fs::unlinkat(&self.root, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+            Err(Errno::ISDIR) => std::fs::remove_dir_all(&path),
+            Err(errno) => Err(errno.into()),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a file");
         }
     }
 
@@ -180,15 +204,15 @@ impl Store {
         for (directory, is_directory) in self.names(OBJECTS)? {
             let name = format!("{OBJECTS}/{directory}");
             if !is_directory {
-                self.unlink_or_warn(&name);
+                self.remove(&name);
                 continue;
             }
             for (file, is_directory) in self.names(&name)? {
                 let key = Key::new(&format!("{directory}{file}")).ok();
                 // What does not split into these two names again would not be found by its key.
                 let key = key.filter(|key| key.directory() == directory);
-                if !is_directory && !key.is_some_and(&mut keep) {
-                    self.unlink_or_warn(&format!("{name}/{file}"));
+                if is_directory || !key.is_some_and(&mut keep) {
+                    self.remove(&format!("{name}/{file}"));
                 }
             }
         }
@@ -196,10 +220,8 @@ impl Store {
     }
 
     fn empty_incoming(&self) -> Result<(), Error> {
-        for (name, is_directory) in self.names(INCOMING)? {
-            if !is_directory {
-                self.unlink_or_warn(&format!("{INCOMING}/{name}"));
-            }
+        for (name, _) in self.names(INCOMING)? {
+            self.remove(&format!("{INCOMING}/{name}"));
         }
         Ok(())
     }
@@ -225,9 +247,18 @@ impl Store {
     }
 }
 
+/// Whether it is a file with content, not something planted that only has its name.
+pub(crate) fn is_regular(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
 /// `fstat`.
 pub(crate) fn stat(file: &File) -> io::Result<Stat> {
     Ok(rustix::fs::fstat(file)?)
+}
+
+fn fan_out_name(key: &Key) -> String {
+    [OBJECTS, "/", key.directory()].concat()
 }
 
 fn object_name(key: &Key) -> String {

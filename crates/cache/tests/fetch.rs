@@ -209,7 +209,7 @@ fn a_hit_on_an_open_object_asks_nothing_of_the_disk() {
 
 #[test]
 fn few_objects_stay_open_and_all_are_found() {
-    const OBJECTS: u64 = 3_000;
+    const OBJECTS: u64 = 1_500;
     let directory = tempfile::tempdir().unwrap();
     let cache = open(directory.path(), QUOTA);
     for number in 0..OBJECTS {

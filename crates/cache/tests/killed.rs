@@ -3,6 +3,7 @@
 
 mod fixture;
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -13,11 +14,13 @@ use std::time::Duration;
 use cache::Cache;
 use fixture::{BLOCK, bytes, files, key, on_disk, open, put};
 
-const DIRECTORY: &str = "CACHE_TEST_DIRECTORY";
-const SEED: &str = "CACHE_TEST_SEED";
+/// The file that says that the working directory is a victim's; holds its seed.
+const SEED: &str = "seed";
 const QUOTA: u64 = 200 * BLOCK;
 const OBJECTS: u64 = 300;
-const ROUNDS: u64 = 25;
+const ROUNDS: u64 = 36;
+/// One in so many victims is killed before it has opened its cache, or while it does.
+const EARLY: u64 = 6;
 
 fn len(number: u64) -> usize {
     // Mostly small, some of several writes.
@@ -29,15 +32,15 @@ fn len(number: u64) -> usize {
     }
 }
 
-/// The victim: fetches, gets and removes for ever.
+/// The victim: fetches, gets and removes until it is killed.
 #[test]
 #[ignore = "started by the test below in a process of its own"]
 fn victim() {
-    let Some(directory) = std::env::var_os(DIRECTORY) else {
+    let Ok(seed) = fs::read_to_string(SEED) else {
         return;
     };
-    let seed: u64 = std::env::var(SEED).unwrap().parse().unwrap();
-    let cache = open(Path::new(&directory), QUOTA);
+    let seed: u64 = seed.parse().unwrap();
+    let cache = open(Path::new("."), QUOTA);
     thread::scope(|scope| {
         for thread in 0..3 {
             let cache = &cache;
@@ -48,7 +51,11 @@ fn victim() {
 
 fn work(cache: &Cache, seed: u64) {
     let mut state = seed | 1 << 40;
-    for round in 0.. {
+    for round in 0..u64::MAX {
+        // Whose directory is gone is an orphan.
+        if round % 64 == 0 && !Path::new(SEED).exists() {
+            return;
+        }
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
@@ -68,17 +75,18 @@ fn work(cache: &Cache, seed: u64) {
 
 /// Lets a victim work for some time and kills it.
 fn run_and_kill(directory: &Path, round: u64) {
+    fs::write(directory.join(SEED), round.to_string()).unwrap();
     let mut victim = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "victim", "--ignored", "--nocapture"])
-        .env(DIRECTORY, directory)
-        .env(SEED, round.to_string())
+        .current_dir(directory)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     // Open until the end: the victim must die by us, not of a broken pipe.
     let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
     let mut lines_read = lines.by_ref().map_while(Result::ok);
-    let working = lines_read.any(|line| line.ends_with("working"));
+    let early = round.is_multiple_of(EARLY);
+    let working = early || lines_read.any(|line| line.ends_with("working"));
     thread::sleep(Duration::from_micros(round * 7_919 % 60_000));
     victim.kill().unwrap();
     let end = victim.wait().unwrap();
