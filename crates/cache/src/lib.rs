@@ -54,6 +54,8 @@ const OPEN_OBJECTS: u64 = 1024;
 const OPEN_SHARE: u64 = 4;
 /// One in so many objects is given up at a time for the index on a full disk.
 const INDEX_SHARE: usize = 16;
+/// A row that says more bytes than that is none of ours; what is less can be summed up without care.
+const LONGEST_CONTENT: u64 = 1 << 44;
 /// How long a call waits for another one's fetch of the same object, retries included.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -91,11 +93,11 @@ impl Cache {
         // The log names keys by tags only; the directory has the names themselves.
         let mut present = Vec::with_capacity(loaded.rows.len());
         store.sweep(|key| match loaded.rows.remove(&key_tag(&key)) {
-            Some((place, row)) => {
+            Some((place, row)) if row.len <= LONGEST_CONTENT => {
                 present.push((place, key, row));
                 true
             }
-            None => false,
+            _ => false,
         })?;
         present.sort_unstable_by_key(|(place, ..)| *place);
         let live = present.len() as u64;

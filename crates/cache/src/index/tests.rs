@@ -102,6 +102,49 @@ fn compaction_is_due_when_the_dead_outnumber_the_living_and_are_many() {
     }
 }
 
+#[test]
+fn a_compaction_that_failed_is_tried_again_much_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let index = Index::create(&store, &[]).unwrap();
+    let many = vec![Record::Removed { key: 1 }; DEAD_FLOOR as usize + 1];
+    index.append(&many).unwrap();
+    assert!(index.is_overgrown(0));
+    // No file can be made in a directory that was removed; the open log is still written.
+    std::fs::remove_dir_all(directory.path()).unwrap();
+    index.compact(&store, Vec::new).unwrap_err();
+    index.append(&many[2..]).unwrap();
+    assert!(!index.is_overgrown(0));
+    index.append(&many[..1]).unwrap();
+    assert!(index.is_overgrown(0));
+}
+
+#[test]
+fn a_row_of_an_impossible_length_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = crate::Config {
+        directory: directory.path().to_owned(),
+        quota: 1 << 30,
+        boot_id: String::new(),
+    };
+    let keys = ["0123abcd", "0123abce", "0123abcf"].map(|text| crate::Key::new(text).unwrap());
+    let store = Store::open(directory.path()).unwrap();
+    let rows = keys
+        .each_ref()
+        .map(|key| present(crate::row::key_tag(key), u64::MAX / 2));
+    Index::create(&store, &rows).unwrap();
+    let objects = directory.path().join("v1/objects/01");
+    std::fs::create_dir(&objects).unwrap();
+    for key in &keys {
+        std::fs::write(objects.join(&key.as_str()[2..]), "content").unwrap();
+    }
+    drop(store);
+    let cache = crate::Cache::open(config).unwrap();
+    assert_eq!(cache.used_bytes(), 0);
+    assert!(keys.iter().all(|key| !cache.contains(key)));
+    assert_eq!(std::fs::read_dir(&objects).unwrap().count(), 0);
+}
+
 fn any_record() -> impl Strategy<Value = Record> {
     (0_u128..6, any::<u64>(), any::<bool>()).prop_map(|(key, number, is_present)| {
         if is_present {
