@@ -288,7 +288,7 @@ fn obstacle() -> Option<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(80))]
 
     fn every_tree_agrees_with_tar(steps in any_steps()) {
         let mut builder = Builder::new();
