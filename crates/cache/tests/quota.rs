@@ -310,3 +310,38 @@ fn a_reservation_evicts_before_the_bytes_come_and_is_given_back() {
     assert!(matches!(failed, Err(cache::FetchError::Fetch("gone"))));
     assert_eq!(cache.used_bytes(), 5 * BLOCK);
 }
+
+#[test]
+fn beside_pinned_objects_one_at_a_time_goes_over_the_quota() {
+    const TWO: usize = 2 * BLOCK as usize;
+    let directory = tempfile::tempdir().unwrap();
+    let cache = open(directory.path(), 10 * BLOCK);
+    cache.pin(&key(0));
+    put(&cache, 0, 9 * BLOCK as usize).unwrap();
+    for number in 1..5 {
+        put(&cache, number, TWO).unwrap();
+        assert_eq!(cache.used_bytes(), 11 * BLOCK, "after object {number}");
+    }
+    // Many at once take turns.
+    thread::scope(|scope| {
+        for thread in 1..9_u64 {
+            let cache = &cache;
+            scope.spawn(move || {
+                for round in 0..20 {
+                    put(cache, thread * 100 + round, TWO).unwrap();
+                    assert!(cache.used_bytes() <= 12 * BLOCK);
+                }
+            });
+        }
+    });
+    // Nothing can leave, and the quota is exceeded already.
+    let last = (0..1_000)
+        .find(|number| *number > 0 && cache.contains(&key(*number)))
+        .unwrap();
+    cache.pin(&key(last));
+    let refused = put(&cache, 1_000, TWO).unwrap_err();
+    assert_eq!(kind(&refused), "no room");
+    cache.unpin(&key(last));
+    put(&cache, 1_000, TWO).unwrap();
+    assert!(cache.contains(&key(0)) && !cache.contains(&key(last)));
+}
