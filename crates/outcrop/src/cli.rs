@@ -30,7 +30,7 @@ pub enum Command {
     /// Mount a whole CVMFS repository, in the foreground
     ///
     /// Runs until SIGTERM or SIGINT, which unmount, or until somebody unmounts DIR.
-    Mount(MountArgs),
+    Mount(Box<MountArgs>),
     /// Say, one line each, whether everything is there that `serve` needs
     ///
     /// A line that fails names the next step. The exit code is 0 if none fails.
@@ -138,4 +138,146 @@ pub enum ConfigCommand {
 /// The whole command line as a value, for man pages and completions.
 pub fn command() -> clap::Command {
     Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn help(path: &[&str]) -> String {
+        let mut command = command().term_width(100);
+        command.build();
+        let mut command = &mut command;
+        for name in path {
+            command = command.find_subcommand_mut(name).unwrap();
+        }
+        command.render_help().to_string()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn help_of_outcrop() {
+        insta::assert_snapshot!(help(&[]), @r#"
+            Containers that start from where their layers already lie
+
+            Usage: outcrop <COMMAND>
+
+            Commands:
+              serve    Serve containerd's snapshots over a socket until SIGTERM
+              mount    Mount a whole CVMFS repository, in the foreground
+              check    Say, one line each, whether everything is there that `serve` needs
+              release  Unmount everything of ours, whether a daemon runs or not
+              config   The configuration file
+              version  Print the version
+              help     Print this message or the help of the given subcommand(s)
+
+            Options:
+              -h, --help     Print help (see more with '--help')
+              -V, --version  Print version
+        "#);
+    }
+
+    #[test]
+    fn help_of_serve() {
+        insta::assert_snapshot!(help(&["serve"]), @r#"
+            Serve containerd's snapshots over a socket until SIGTERM
+
+            Usage: outcrop serve [OPTIONS]
+
+            Options:
+                  --config <FILE>  Configuration [default: /etc/outcrop/config.toml if it exists]
+              -h, --help           Print help (see more with '--help')
+        "#);
+    }
+
+    #[test]
+    fn help_of_mount() {
+        insta::assert_snapshot!(help(&["mount"]), @r#"
+            Mount a whole CVMFS repository, in the foreground
+
+            Usage: outcrop mount [OPTIONS] <FQRN> <DIR>
+
+            Arguments:
+              <FQRN>  The repository's full name, such as unpacked.cern.ch
+              <DIR>   An existing directory
+
+            Options:
+                  --server-url <URL>       Stratum 1 with the repository's path; tried in the order given
+                                           [default: CVMFS_SERVER_URL of /etc/cvmfs]
+                  --public-key <FILE|DIR>  Master key, or a directory with *.pub [default: CVMFS_PUBLIC_KEY or
+                                           CVMFS_KEYS_DIR of /etc/cvmfs]
+                  --proxy <LIST>           Proxies: `|` between those that share the load, `;` between groups,
+                                           DIRECT for none [default: DIRECT with --server-url, else
+                                           CVMFS_HTTP_PROXY of /etc/cvmfs]
+                  --external-url <URL>     Where external data lies; without it external files cannot be read
+                  --cache <DIR>            Directory of the cache [default: /var/lib/outcrop/mount/FQRN]
+                  --cache-quota <SIZE>     Upper limit of the cache, such as 20GiB [default: CVMFS_QUOTA_LIMIT
+                                           of /etc/cvmfs, else 4GiB]
+                  --tag <NAME>             Mount the revision with this tag
+                  --date <ISO>             Mount the last revision published at or before this time, such as
+                                           2026-01-31 or 2026-01-31T12:00:00Z
+                  --root-hash <HASH>       Mount the revision with this root catalog
+                  --variable <NAME=VALUE>  Value of $(NAME) in symbolic links
+                  --log-json               Log as JSON, one object a line
+              -h, --help                   Print help (see more with '--help')
+        "#);
+    }
+
+    #[test]
+    fn help_of_check() {
+        insta::assert_snapshot!(help(&["check"]), @r#"
+            Say, one line each, whether everything is there that `serve` needs
+
+            Usage: outcrop check [OPTIONS]
+
+            Options:
+                  --config <FILE>  Configuration [default: /etc/outcrop/config.toml if it exists]
+                  --json           Print one JSON object
+              -h, --help           Print help (see more with '--help')
+        "#);
+    }
+
+    #[test]
+    fn help_of_release() {
+        insta::assert_snapshot!(help(&["release"]), @r#"
+            Unmount everything of ours, whether a daemon runs or not
+
+            Usage: outcrop release [OPTIONS]
+
+            Options:
+                  --config <FILE>  Configuration, for its `root` [default: /etc/outcrop/config.toml if it
+                                   exists]
+              -h, --help           Print help (see more with '--help')
+        "#);
+    }
+
+    #[test]
+    fn help_of_config() {
+        insta::assert_snapshot!(help(&["config"]), @r#"
+            The configuration file
+
+            Usage: outcrop config <COMMAND>
+
+            Commands:
+              show  Print the default configuration with all keys and what they mean
+              help  Print this message or the help of the given subcommand(s)
+
+            Options:
+              -h, --help  Print help
+        "#);
+    }
+
+    #[test]
+    fn two_revisions_are_one_too_many() {
+        let parse = |arguments: &[&str]| {
+            Cli::try_parse_from([&["outcrop", "mount", "a.b", "/m"], arguments].concat())
+        };
+        assert!(parse(&["--tag", "v1", "--variable", "A=1", "--variable", "B=2"]).is_ok());
+        assert!(parse(&["--tag", "v1", "--date", "2026-01-01"]).is_err());
+        assert!(parse(&["--cache-quota", "much"]).is_err());
+    }
 }

@@ -19,7 +19,7 @@ use std::path::Path;
 pub fn run(command: Command, out: &mut dyn Write) -> Result<(), Error> {
     match command {
         Command::Serve(args) => serve::run(&args),
-        Command::Mount(args) => mount::run(args, out),
+        Command::Mount(args) => mount::run(*args, out),
         Command::Check(args) => check::run(&args, out),
         Command::Release(args) => release::run(&args, out),
         Command::Config(ConfigCommand::Show) => config::show(out),

@@ -93,16 +93,7 @@ pub fn resolve(fqrn: &str, stated: Stated, etc: &EtcCvmfs) -> Result<Repository,
             )),
         );
     }
-    let proxies = match (stated.proxy, own_servers) {
-        (Some(proxies), _) => proxies,
-        (None, true) => ProxyList::direct(),
-        (None, false) => etc_parameters.proxies.ok_or_else(|| {
-            Error::new(Kind::Config, format!("no proxy is known for {fqrn}")).hint(format!(
-                "set CVMFS_HTTP_PROXY in {} (DIRECT for none)",
-                etc.local_file()
-            ))
-        })?,
-    };
+    let proxies = proxies(fqrn, stated.proxy, own_servers, etc, etc_parameters.proxies)?;
     let public_keys = if stated.public_keys.is_empty() {
         etc_parameters.public_keys
     } else {
@@ -140,6 +131,27 @@ pub fn resolve(fqrn: &str, stated: Stated, etc: &EtcCvmfs) -> Result<Repository,
         max_ttl: etc_parameters.max_ttl,
         fqrn: fqrn.to_owned(),
     })
+}
+
+/// Whoever names servers by hand and no proxy reaches them directly; otherwise a proxy, or DIRECT, must be stated: sites
+/// want it so, and a client that silently goes around their proxies hurts the servers.
+fn proxies(
+    fqrn: &str,
+    stated: Option<ProxyList>,
+    own_servers: bool,
+    etc: &EtcCvmfs,
+    in_etc: Option<ProxyList>,
+) -> Result<ProxyList, Error> {
+    match stated {
+        Some(proxies) => Ok(proxies),
+        None if own_servers => Ok(ProxyList::direct()),
+        None => in_etc.ok_or_else(|| {
+            Error::new(Kind::Config, format!("no proxy is known for {fqrn}")).hint(format!(
+                "set CVMFS_HTTP_PROXY in {} (DIRECT for none)",
+                etc.local_file()
+            ))
+        }),
+    }
 }
 
 fn or<T>(first: Vec<T>, second: Vec<T>) -> Vec<T> {

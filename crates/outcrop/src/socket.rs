@@ -38,6 +38,21 @@ pub fn bind(path: &Path) -> Result<UnixListener, Error> {
     Ok(listener)
 }
 
+/// Whether a living daemon answers at `path`; changes nothing.
+///
+/// # Errors
+/// [`Kind::Unavailable`] if one does.
+pub fn check_free(path: &Path) -> Result<(), Error> {
+    match UnixStream::connect(path) {
+        Ok(_) => Err(Error::new(
+            Kind::Unavailable,
+            format!("a living daemon answers at {}", path.display()),
+        )
+        .hint("stop it first (systemctl stop outcrop), or set socket to another path")),
+        Err(_) => Ok(()),
+    }
+}
+
 fn make_room(path: &Path) -> Result<(), Error> {
     let cannot = |error: std::io::Error| {
         Error::new(Kind::Config, format!("cannot replace {}", path.display())).because(error)
@@ -54,17 +69,8 @@ fn make_room(path: &Path) -> Result<(), Error> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(Error::new(
-            Kind::Unavailable,
-            format!("a living daemon answers at {}", path.display()),
-        )
-        .hint("stop it first (systemctl stop outcrop), or set socket to another path")),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(cannot)
-        }
-        Err(error) => Err(cannot(error)),
-    }
+    check_free(path)?;
+    std::fs::remove_file(path).map_err(cannot)
 }
 
 #[cfg(test)]

@@ -70,10 +70,6 @@ pub fn check(root: &Path) -> Result<String, Error> {
         .find(|path| path.exists())
         .unwrap_or(Path::new("/"));
     let status = rustix::fs::statfs(existing).map_err(|error| cannot_use(root).because(error))?;
-    #[expect(
-        clippy::unnecessary_cast,
-        reason = "the field's width differs between architectures"
-    )]
     let kind = status.f_type as i64 & 0xffff_ffff;
     if let Some((_, name, why)) = UNFIT.iter().find(|(magic, ..)| *magic == kind) {
         return Err(Error::new(

@@ -3,6 +3,9 @@
 use super::containerd::Running;
 use std::path::PathBuf;
 
+/// What was found, or what is wrong and the next step.
+pub type Looked = Result<String, (String, String)>;
+
 /// Everything that `outcrop check` looks at. Errors are sentences; those with a next step of their own carry it.
 #[derive(Debug)]
 pub struct Facts {
@@ -13,9 +16,9 @@ pub struct Facts {
     /// The configured socket.
     pub socket: PathBuf,
     /// Whether the state directory is fit.
-    pub state_directory: Result<String, (String, String)>,
+    pub state_directory: Looked,
     /// Name, and what opening gave.
-    pub repositories: Vec<(String, Result<String, (String, String)>)>,
+    pub repositories: Vec<(String, Looked)>,
     /// containerd, or why it does not answer.
     pub containerd: Result<Running, String>,
 }

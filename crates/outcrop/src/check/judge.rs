@@ -1,7 +1,7 @@
 //! From facts to lines: what is wrong, how bad it is, and the next step.
 
 use super::containerd::{Configuration, Plugin, Running, Version};
-use super::facts::{Facts, Kernel};
+use super::facts::{Facts, Kernel, Looked};
 use super::report::{Line, Status};
 use std::path::Path;
 
@@ -73,7 +73,7 @@ fn state_directory(facts: &Facts) -> Line {
     }
 }
 
-fn repository(name: &str, opened: &Result<String, (String, String)>) -> Line {
+fn repository(name: &str, opened: &Looked) -> Line {
     let subject = format!("repository {name}");
     match opened {
         Ok(found) => Line::new(Status::Ok, subject, found.clone()),

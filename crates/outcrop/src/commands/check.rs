@@ -1,6 +1,6 @@
 //! `outcrop check`
 
-use crate::check::facts::Facts;
+use crate::check::facts::{Facts, Looked};
 use crate::check::report::{self, Line};
 use crate::check::{containerd, judge, kernel};
 use crate::cli::CheckArgs;
@@ -80,9 +80,7 @@ fn gather(config: &Config) -> Result<Facts, Error> {
     })
 }
 
-type Opened = (String, Result<String, (String, String)>);
-
-fn repositories(config: &Config, temporary: &Path) -> Result<Vec<Opened>, Error> {
+fn repositories(config: &Config, temporary: &Path) -> Result<Vec<(String, Looked)>, Error> {
     let entries = match wiring::repositories(config) {
         Ok(entries) => entries,
         Err(error) => return Ok(vec![(wiring::ETC_CVMFS.to_owned(), Err(described(&error)))]),

@@ -21,7 +21,8 @@ const LAST_THREADS: Duration = Duration::from_secs(2);
 pub(super) fn run(args: &ServeArgs) -> Result<(), Error> {
     let config = Config::load(args.config.as_deref())?;
     logging::start(&config.log)?;
-    // Both before any thread, and before anything is touched that another daemon may be using.
+    // All before any thread, and before anything is touched that another daemon may be using.
+    socket::check_free(&config.socket)?;
     let _lock = state::prepare(&config.root)?;
     let listener = socket::bind(&config.socket)?;
     let runtime = wiring::runtime()?;

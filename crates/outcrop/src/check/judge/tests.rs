@@ -183,8 +183,8 @@ fn without_unpack_config_the_transfer_service_does_nothing_for_us() {
     "#);
 }
 
-#[test]
-fn cri_is_judged_by_version_and_settings() {
+/// Version, configuration, and how CRI is judged.
+fn cri_cases() -> Vec<(Version, Configuration, Status, &'static str)> {
     let base = lazy_2_1;
     let no_unpack = || Configuration {
         unpack: Vec::new(),
@@ -197,7 +197,7 @@ fn cri_is_judged_by_version_and_settings() {
         }),
         ..base()
     };
-    for (version, configuration, status, found) in [
+    vec![
         (Version(2, 1), base(), Status::Ok, "lazy"),
         (Version(2, 1), quiet(), Status::Warning, "lazy; each layer"),
         (Version(2, 1), no_unpack(), Status::Warning, "not lazy"),
@@ -252,7 +252,12 @@ fn cri_is_judged_by_version_and_settings() {
             Status::Note,
             "disabled",
         ),
-    ] {
+    ]
+}
+
+#[test]
+fn cri_is_judged_by_version_and_settings() {
+    for (version, configuration, status, found) in cri_cases() {
         let line = cri(
             version,
             &configuration,
