@@ -108,8 +108,18 @@ impl Index {
 
     /// Appends; on failure the records wait for the next call.
     pub(crate) fn append(&self, records: &[Record]) -> io::Result<()> {
+        self.append_present(|| records)
+    }
+
+    /// As [`Index::append`]; nothing else is appended between the call of `records` and what it returns.
+    ///
+    /// So a state that `records` reads cannot end up behind a record of its later change.
+    pub(crate) fn append_present<R: AsRef<[Record]>>(
+        &self,
+        records: impl FnOnce() -> R,
+    ) -> io::Result<()> {
         let mut log = self.lock();
-        for record in records {
+        for record in records().as_ref() {
             let bytes = record.encode();
             log.pending.extend_from_slice(&bytes);
             if let Some(since) = &mut log.since {

@@ -1,7 +1,7 @@
 //! The parts of a cache under one roof: room, eviction, commit, first use.
 //!
 //! Order of locks: ledger, then flights, then a shard of the table; the index's lock is taken with
-//! none of them. Everything that changes what is stored under a key happens in that key's flight.
+//! none of them, but that of a shard may be taken under it. Everything that changes what is stored under a key happens in that key's flight.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -331,7 +331,11 @@ impl Shelf {
 
     /// Writes to the index. A failure costs only what happens after a restart.
     fn record(&self, records: &[Record]) {
-        if let Err(error) = self.index.append(records) {
+        self.recorded(self.index.append(records));
+    }
+
+    fn recorded(&self, appended: io::Result<()>) {
+        if let Err(error) = appended {
             self.metrics.index_errors.inc();
             tracing::warn!(%error, "cannot write the cache's index");
         }
@@ -350,10 +354,10 @@ impl Shelf {
 
     /// Writes down what was used lately: a row at the end of the log is one used last.
     pub(crate) fn write_uses(&self) {
-        let uses = present(self.table.take_touched());
-        if !uses.is_empty() {
-            self.record(&uses);
-        }
+        self.recorded(
+            self.index
+                .append_present(|| present(self.table.take_touched())),
+        );
     }
 
     fn write_uses_in_time(&self) {

@@ -19,6 +19,7 @@ const SEED: &str = "seed";
 const QUOTA: u64 = 200 * BLOCK;
 const OBJECTS: u64 = 300;
 const ROUNDS: u64 = 36;
+const THREADS: u64 = 3;
 /// One in so many victims is killed before it has opened its cache, or while it does.
 const EARLY: u64 = 6;
 
@@ -42,9 +43,9 @@ fn victim() {
     let seed: u64 = seed.parse().unwrap();
     let cache = open(Path::new("."), QUOTA);
     thread::scope(|scope| {
-        for thread in 0..3 {
+        for thread in 0..THREADS {
             let cache = &cache;
-            scope.spawn(move || work(cache, seed * 3 + thread));
+            scope.spawn(move || work(cache, seed * THREADS + thread));
         }
     });
 }
@@ -114,8 +115,9 @@ fn whatever_moment_a_process_is_killed_at_only_right_bytes_are_served() {
             );
         }
         found += present.len();
-        // The rows that were written vouch for their files: nothing had to be read through.
-        assert_eq!(cache.metrics().verifications.get(), 0);
+        // The rows that were written vouch for their files. Only what each thread had just published,
+        // over an older row, and not yet noted has to be read through.
+        assert!(cache.metrics().verifications.get() <= THREADS);
         assert_eq!(cache.metrics().damaged.get(), 0);
         assert_eq!(cache.used_bytes(), on_disk(directory.path()));
         assert!(cache.used_bytes() <= QUOTA);

@@ -120,6 +120,24 @@ fn a_compaction_that_failed_is_tried_again_much_later() {
 }
 
 #[test]
+fn a_state_is_never_written_behind_its_later_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let index = Index::create(&store, &[]).unwrap();
+    std::thread::scope(|scope| {
+        let state = || {
+            scope.spawn(|| index.append(&[Record::Removed { key: 1 }]).unwrap());
+            // Time for the other to overtake, if it can.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            [present(1, 10)]
+        };
+        index.append_present(state).unwrap();
+    });
+    let loaded = Index::load(&store).unwrap();
+    assert_eq!((loaded.records, loaded.rows.len()), (2, 0));
+}
+
+#[test]
 fn a_row_of_an_impossible_length_is_none() {
     let directory = tempfile::tempdir().unwrap();
     let config = crate::Config {
