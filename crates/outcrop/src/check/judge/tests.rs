@@ -183,81 +183,77 @@ fn without_unpack_config_the_transfer_service_does_nothing_for_us() {
     "#);
 }
 
-/// Version, configuration, and how CRI is judged.
-fn cri_cases() -> Vec<(Version, Configuration, Status, &'static str)> {
-    let base = lazy_2_1;
-    let no_unpack = || Configuration {
-        unpack: Vec::new(),
-        ..base()
-    };
-    let quiet = || Configuration {
-        plugin: Some(Plugin {
-            annotations: false,
-            ..plugin()
-        }),
-        ..base()
-    };
-    vec![
-        (Version(2, 1), base(), Status::Ok, "lazy"),
-        (Version(2, 1), quiet(), Status::Warning, "lazy; each layer"),
-        (Version(2, 1), no_unpack(), Status::Warning, "not lazy"),
-        (
-            Version(2, 1),
-            Configuration {
-                cri_annotations_disabled: Some(false),
-                ..no_unpack()
-            },
-            Status::Ok,
-            "lazy",
-        ),
-        (
-            Version(2, 1),
-            Configuration {
-                cri_local_pull: true,
-                ..no_unpack()
-            },
-            Status::Warning,
-            "lazy; each layer",
-        ),
-        (
-            Version(2, 0),
-            no_unpack(),
-            Status::Warning,
-            "lazy; each layer",
-        ),
-        (
-            Version(1, 6),
-            Configuration {
-                cri_annotations_disabled: Some(false),
-                ..no_unpack()
-            },
-            Status::Ok,
-            "lazy",
-        ),
-        (
-            Version(1, 6),
-            Configuration {
-                cri_snapshotter: Some("overlayfs".into()),
-                ..base()
-            },
-            Status::Warning,
-            "not lazy: CRI uses overlayfs",
-        ),
-        (
-            Version(1, 6),
-            Configuration {
-                cri_disabled: true,
-                ..base()
-            },
-            Status::Note,
-            "disabled",
-        ),
-    ]
+/// Version, what differs from a configuration in which all is lazy, and how CRI is judged.
+type CriCase = (Version, fn(&mut Configuration), Status, &'static str);
+
+const CRI_CASES: [CriCase; 9] = [
+    (Version(2, 1), |_| {}, Status::Ok, "lazy"),
+    (
+        Version(2, 1),
+        without_annotations,
+        Status::Warning,
+        "lazy; each layer",
+    ),
+    (
+        Version(2, 1),
+        |c| c.unpack.clear(),
+        Status::Warning,
+        "not lazy",
+    ),
+    (Version(2, 1), annotated_local_pull, Status::Ok, "lazy"),
+    (
+        Version(2, 1),
+        local_pull,
+        Status::Warning,
+        "lazy; each layer",
+    ),
+    (
+        Version(2, 0),
+        |c| c.unpack.clear(),
+        Status::Warning,
+        "lazy; each layer",
+    ),
+    (Version(1, 6), annotated_local_pull, Status::Ok, "lazy"),
+    (
+        Version(1, 6),
+        uses_overlayfs,
+        Status::Warning,
+        "not lazy: CRI uses overlayfs",
+    ),
+    (
+        Version(1, 6),
+        |c| c.cri_disabled = true,
+        Status::Note,
+        "disabled",
+    ),
+];
+
+fn without_annotations(configuration: &mut Configuration) {
+    configuration.plugin = Some(Plugin {
+        annotations: false,
+        ..plugin()
+    });
+}
+
+fn local_pull(configuration: &mut Configuration) {
+    configuration.unpack.clear();
+    configuration.cri_local_pull = true;
+}
+
+fn annotated_local_pull(configuration: &mut Configuration) {
+    configuration.unpack.clear();
+    configuration.cri_annotations_disabled = Some(false);
+}
+
+fn uses_overlayfs(configuration: &mut Configuration) {
+    configuration.cri_snapshotter = Some("overlayfs".into());
 }
 
 #[test]
 fn cri_is_judged_by_version_and_settings() {
-    for (version, configuration, status, found) in cri_cases() {
+    for (version, change, status, found) in CRI_CASES {
+        let mut configuration = lazy_2_1();
+        change(&mut configuration);
         let line = cri(
             version,
             &configuration,
