@@ -6,4 +6,5 @@ pub mod containerd;
 pub mod facts;
 pub mod judge;
 pub mod kernel;
+pub mod mounted;
 pub mod report;

@@ -50,6 +50,12 @@ pub enum Command {
         /// The file.
         file: PathBuf,
     },
+    /// Print who owns what in a mounted repository; a child of `check`, too
+    #[command(hide = true)]
+    ProbeOwners {
+        /// The repository's mount point.
+        directory: PathBuf,
+    },
 }
 
 /// `outcrop serve`

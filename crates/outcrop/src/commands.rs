@@ -25,6 +25,7 @@ pub fn run(command: Command, out: &mut dyn Write) -> Result<(), Error> {
         Command::Config(ConfigCommand::Show) => config::show(out),
         Command::Version => version::run(out),
         Command::ProbeRead { file } => probe_read(&file, out),
+        Command::ProbeOwners { directory } => probe_owners(&directory, out),
     }
 }
 
@@ -40,6 +41,16 @@ fn written(result: std::io::Result<()>) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+fn probe_owners(directory: &Path, out: &mut dyn Write) -> Result<(), Error> {
+    let owners = crate::check::mounted::owners(directory).map_err(|error| {
+        Error::new(
+            Kind::Unavailable,
+            format!("cannot read {}: {error}", directory.display()),
+        )
+    })?;
+    written(out.write_all(owners.as_bytes()).and_then(|()| out.flush()))
 }
 
 /// A trial file has a few bytes.

@@ -1,6 +1,7 @@
 //! `outcrop check`
 
 use crate::check::facts::{Facts, Looked};
+use crate::check::mounted::{self, Found};
 use crate::check::report::{self, Line};
 use crate::check::{containerd, judge, kernel};
 use crate::cli::CheckArgs;
@@ -74,13 +75,17 @@ fn gather(config: &Config) -> Result<Facts, Error> {
         root: config.root.clone(),
         socket: config.socket.clone(),
         state_directory,
-        repositories: repositories(config, &temporary)?,
+        repositories: repositories(config, &temporary, &program)?,
         containerd: containerd::ask(containerd_socket, &config.socket)
             .map_err(|error| format!("{}: {error}", containerd_socket.display())),
     })
 }
 
-fn repositories(config: &Config, temporary: &Path) -> Result<Vec<(String, Looked)>, Error> {
+fn repositories(
+    config: &Config,
+    temporary: &Path,
+    program: &Path,
+) -> Result<Vec<(String, Looked)>, Error> {
     let entries = match wiring::repositories(config) {
         Ok(entries) => entries,
         Err(error) => return Ok(vec![(wiring::ETC_CVMFS.to_owned(), Err(described(&error)))]),
@@ -97,7 +102,7 @@ fn repositories(config: &Config, temporary: &Path) -> Result<Vec<(String, Looked
     let cache = wiring::open_cache(&scratch.path().join("cache"), QUOTA)?;
     let opened = entries.iter().map(|entry| {
         let opened = match &entry.access {
-            Access::Mounted(directory) => mounted(directory),
+            Access::Mounted(directory) => mounted(&entry.name, directory, program),
             Access::Embedded(embedded) => {
                 embedded_opens(entry, embedded, &cache, scratch.path(), &runtime)
             }
@@ -127,24 +132,20 @@ fn embedded_opens(
     })
 }
 
-fn mounted(directory: &Path) -> Result<String, Error> {
-    let unreachable = |error: std::io::Error| {
-        Error::new(
-            Kind::Unavailable,
-            format!("cannot read {}", directory.display()),
-        )
-        .because(error)
-        .hint("is it mounted? cvmfs_config probe")
-    };
-    let mut names = std::fs::read_dir(directory).map_err(unreachable)?;
-    match names.next() {
-        Some(Ok(_)) => Ok(format!("mounted at {}", directory.display())),
-        Some(Err(error)) => Err(unreachable(error)),
-        None => Err(Error::new(
-            Kind::Unavailable,
-            format!("{} is empty", directory.display()),
-        )
-        .hint("is it mounted? cvmfs_config probe")),
+fn mounted(name: &str, directory: &Path, program: &Path) -> Result<String, Error> {
+    let unmounted = "is it mounted? cvmfs_config probe";
+    let failed =
+        |what: &str| Error::new(Kind::Unavailable, format!("{} {what}", directory.display()));
+    match mounted::look(program, directory) {
+        Ok(Found::Readable) => Ok(format!("mounted at {}", directory.display())),
+        Ok(Found::Empty) => Err(failed("is empty").hint(unmounted)),
+        Ok(Found::ClaimedOwnership(user)) => Err(failed(&format!(
+            "shows user {user} as the owner of all files"
+        ))
+        .hint(format!(
+            "add CVMFS_CLAIM_OWNERSHIP=no to /etc/cvmfs/config.d/{name}.local and mount it anew"
+        ))),
+        Err(error) => Err(failed("cannot be read").because(error).hint(unmounted)),
     }
 }
 

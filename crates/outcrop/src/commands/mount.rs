@@ -45,6 +45,7 @@ pub(super) fn run(args: MountArgs, out: &mut dyn Write) -> Result<(), Error> {
         args.root_hash.as_deref(),
     )?;
     let repository = resolve(&args, open_at)?;
+    check_mount_point(&args.directory)?;
     let cache_directory = args
         .cache
         .unwrap_or_else(|| Path::new(CACHES).join(&repository.fqrn));
@@ -99,6 +100,29 @@ fn resolve(args: &MountArgs, open_at: Option<OpenAt>) -> Result<Repository, Erro
         open_at,
     };
     repository::resolve(&args.fqrn, stated, &wiring::etc_cvmfs(&args.fqrn)?)
+}
+
+/// Before anything is fetched.
+fn check_mount_point(directory: &Path) -> Result<(), Error> {
+    let cannot = || {
+        Error::new(
+            Kind::Usage,
+            format!("cannot mount on {}", directory.display()),
+        )
+    };
+    match directory.metadata() {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(cannot().because(std::io::Error::from(std::io::ErrorKind::NotADirectory))),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()) => {
+            Err(cannot().because(error).hint(format!(
+                "a mount whose client is dead lies there: umount -l {}",
+                directory.display()
+            )))
+        }
+        Err(error) => Err(cannot()
+            .because(error)
+            .hint(format!("mkdir -p {}", directory.display()))),
+    }
 }
 
 fn make_private(directory: &PathBuf) -> Result<(), Error> {
