@@ -4,6 +4,7 @@
 // A harness for people: its output is what it is for.
 #![allow(clippy::print_stdout)]
 
+mod claim;
 mod mounted;
 mod repository;
 mod sample;
@@ -25,6 +26,8 @@ struct Cli {
 enum Command {
     /// A repository mounted by `outcrop mount`, against the same tree on the local disk.
     Repository(repository::Options),
+    /// Pull and first container of images whose layers lie in a repository.
+    Claim(claim::Options),
     /// Runs one piece of work on a tree; the measured child process.
     #[command(hide = true)]
     Work {
@@ -38,6 +41,7 @@ enum Command {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Repository(options) => repository::run(&options),
+        Command::Claim(options) => claim::run(&options),
         Command::Work { kind, tree } => work::run(kind, &tree),
     }
 }
