@@ -71,7 +71,11 @@ impl Attachments {
         let mut attached = lock(&chain);
         let path = self.mount_point(key);
         let mounted = is_mount_point(&path)?;
-        if mounted && attached.as_ref().is_some_and(|attached| attached.session.is_alive()) {
+        if mounted
+            && attached
+                .as_ref()
+                .is_some_and(|attached| attached.session.is_alive())
+        {
             return Ok(path);
         }
         create_private(&self.directory.join(key))?;
@@ -84,12 +88,14 @@ impl Attachments {
         }
         let root_owner = files.root_owner();
         let session = Session::mount(Arc::new(files), &path, self.options())?;
-        *attached = Some(Attached {
+        let dead = attached.replace(Attached {
             session,
             root_owner,
         });
+        if dead.is_none() {
+            self.metrics.chains.inc();
+        }
         self.metrics.attached.inc();
-        self.metrics.chains.inc();
         Ok(path)
     }
 
@@ -129,6 +135,7 @@ impl Attachments {
     /// Unmounts every chain, on purpose.
     pub(crate) fn release(&self) -> Result<usize, AttachError> {
         lock(&self.chains).clear();
+        self.metrics.chains.set(0);
         detach_below(&self.directory)
     }
 

@@ -12,6 +12,7 @@ use tree::{Builder, Entry, Kind};
 use crate::builds::lock;
 use crate::content::{ContentRef, decode};
 use crate::error::SourceError;
+use crate::implicit::{self, Time};
 use crate::source::{Embedded, LayerSource, Located, OpenRepository, Opened};
 
 /// How long a failed attempt to open the repository stands, so that a pull of many layers does not
@@ -124,11 +125,7 @@ impl EmbeddedSource {
             return Err(self.corrupt(format!("{path} is not a directory")));
         }
         let nested = revision.nested_catalog(path.as_bytes()).map_err(failure)?;
-        // A layer without a catalog of its own is as old as the revision that shows it.
-        let identity = nested.map_or_else(
-            || format!("root {} {path}", revision.root_hash()),
-            |(hash, _)| hash.to_string(),
-        );
+        let identity = identity(revision, &path, nested);
         let statement = self.statement(revision, layout, layer)?;
         Ok(Some(Located {
             path,
@@ -136,6 +133,36 @@ impl EmbeddedSource {
             diff_id: statement.map(|statement| statement.diff_id),
             size: statement.map_or(0, |statement| statement.diff_size),
         }))
+    }
+
+    /// A revision may have come since the layer was found: its tree must not be made from another
+    /// layer than the one it is named by.
+    fn check_identity(&self, revision: &Revision, located: &Located) -> Result<(), SourceError> {
+        let nested = revision
+            .nested_catalog(located.path.as_bytes())
+            .map_err(|error| self.failure(&error))?;
+        if identity(revision, &located.path, nested) == located.identity {
+            Ok(())
+        } else {
+            Err(SourceError::Changed {
+                path: located.path.clone().into(),
+            })
+        }
+    }
+
+    /// Only DUCC's layout has directories that its ingestion made.
+    fn implicit_since(&self, revision: &Revision, root: &str) -> Result<Option<Time>, SourceError> {
+        if !root.starts_with("/.layers/") {
+            return Ok(None);
+        }
+        let time = |path: &str| -> Result<Option<Time>, SourceError> {
+            let dirent = revision
+                .lookup(path.as_bytes())
+                .map_err(|error| self.failure(&error))?;
+            Ok(dirent.map(|dirent| mtime(&dirent)))
+        };
+        let marker = time(&format!("{root}/{STRAY_CATALOG_MARKER}"))?;
+        Ok(time(root)?.map(|root| implicit::since(root, marker)))
     }
 
     fn statement(
@@ -178,7 +205,8 @@ impl LayerSource for EmbeddedSource {
 
     fn build(&self, located: &Located) -> Result<Vec<u8>, SourceError> {
         let revision = self.repository()?.current();
-        let mut layer = LayerBuilder::new(&located.path);
+        self.check_identity(&revision, located)?;
+        let mut layer = LayerBuilder::new(self.implicit_since(&revision, &located.path)?);
         let mut broken = None;
         revision
             .walk(
@@ -222,18 +250,28 @@ impl LayerSource for EmbeddedSource {
 /// Turns a walk over a layer's directory into a tree.
 struct LayerBuilder {
     builder: Builder,
-    /// DUCC makes directories that no tar entry names, with the time of the ingest: not older than
-    /// the layer's root directory, which the ingest made as well.
-    implicit_since: Option<(i64, u32)>,
-    root: String,
+    /// See [`implicit::since`].
+    implicit_since: Option<Time>,
+}
+
+/// What makes a layer's content this and no other.
+fn identity(revision: &Revision, path: &str, nested: Option<(cvmfs::ContentHash, u64)>) -> String {
+    // A layer without a catalog of its own is as old as the revision that shows it.
+    nested.map_or_else(
+        || format!("root {} {path}", revision.root_hash()),
+        |(hash, _)| hash.to_string(),
+    )
+}
+
+fn mtime(dirent: &Dirent) -> Time {
+    (dirent.mtime, i64::from(dirent.mtime_nanos))
 }
 
 impl LayerBuilder {
-    fn new(root: &str) -> Self {
+    fn new(implicit_since: Option<Time>) -> Self {
         Self {
             builder: Builder::new(),
-            implicit_since: None,
-            root: root.to_owned(),
+            implicit_since,
         }
     }
 
@@ -242,9 +280,6 @@ impl LayerBuilder {
             return Ok(());
         }
         let dirent = &walked.dirent;
-        if path.is_empty() {
-            self.implicit_since = Some((dirent.mtime, dirent.mtime_nanos));
-        }
         let entry = Entry {
             kind: kind(dirent.kind),
             mode: dirent.mode & 0o7777,
@@ -265,15 +300,12 @@ impl LayerBuilder {
         self.builder.add(path, entry)
     }
 
-    /// See LayerBuilder::implicit_since; only DUCC's layout is made that way.
     fn is_implicit(&self, dirent: &Dirent) -> bool {
-        let synthetic = (dirent.mode & 0o7777, dirent.uid, dirent.gid) == (0o755, 0, 0);
-        let ducc = self.root.starts_with("/.layers/");
-        ducc && synthetic
-            && dirent.mode & 0o170_000 == 0o040_000
-            && self
-                .implicit_since
-                .is_some_and(|since| (dirent.mtime, dirent.mtime_nanos) >= since)
+        let owner = (dirent.uid, dirent.gid);
+        dirent.kind == cvmfs::Kind::Directory
+            && self.implicit_since.is_some_and(|since| {
+                implicit::is_implicit(since, dirent.mode, owner, mtime(dirent))
+            })
     }
 }
 

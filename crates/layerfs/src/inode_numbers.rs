@@ -30,8 +30,16 @@ impl InodeNumbers {
     /// The number of a node; `link_group` is 0 for files with a name of their own.
     pub(crate) fn of(&self, node: NodeId, link_group: u32) -> u64 {
         let of_groups = link_group != 0;
-        let within = if of_groups { u64::from(link_group) } else { node.row() };
-        let block = Block { catalog: node.slot(), of_groups, number: within >> BLOCK_BITS };
+        let within = if of_groups {
+            u64::from(link_group)
+        } else {
+            node.row()
+        };
+        let block = Block {
+            catalog: node.slot(),
+            of_groups,
+            number: within >> BLOCK_BITS,
+        };
         let mut blocks = lock(&self.blocks);
         let next = FIRST_BLOCK.saturating_add(u32::try_from(blocks.len()).unwrap_or(u32::MAX));
         let base = *blocks.entry(block).or_insert(next);

@@ -93,14 +93,16 @@ impl Layers {
     /// # Errors
     /// The state directory cannot be used, or threads cannot be started.
     pub fn open(config: Config, sources: Vec<Source>) -> Result<Self, AttachError> {
+        let Config {
+            root,
+            build_deadline,
+            build_threads,
+            workers,
+            read_ahead_kib,
+        } = config;
         let metrics = Metrics::default();
-        let trees = TreeStore::open(&config.root)?;
-        let attachments = Attachments::open(
-            &config.root,
-            config.workers,
-            config.read_ahead_kib,
-            metrics.clone(),
-        )?;
+        let trees = TreeStore::open(&root)?;
+        let attachments = Attachments::open(&root, workers, read_ahead_kib, metrics.clone())?;
         let sources = sources.into_iter().map(|source| -> Arc<dyn LayerSource> {
             match source {
                 Source::Embedded(embedded) => Arc::new(EmbeddedSource::new(embedded)),
@@ -111,11 +113,8 @@ impl Layers {
             }
         });
         let sources = Sources::new(sources.chain([Arc::new(Empty) as _]).collect());
-        let builds = Builds::start(config.build_threads).map_err(|cause| AttachError::Disk {
-            path: config.root.clone(),
-            cause,
-        })?;
-        let build_deadline = config.build_deadline;
+        let builds = Builds::start(build_threads)
+            .map_err(|cause| AttachError::Disk { path: root, cause })?;
         let inner = Inner {
             sources,
             trees,
@@ -198,7 +197,7 @@ impl Layers {
 
     /// Resolves the image's layers in parallel in the background.
     fn resolve_ahead(&self, layers: &[Digest]) {
-        for layer in layers.iter().copied() {
+        for &layer in layers {
             let inner = Arc::clone(&self.inner);
             self.inner.builds.later(move || {
                 if let Ok(found) = inner.sources.find(&layer) {
@@ -299,6 +298,8 @@ impl Inner {
             }
             Err(reason) => {
                 self.metrics.trees_failed.inc();
+                // Perhaps it is no longer what was found.
+                self.sources.forget(layer);
                 tracing::warn!(%layer, reason, "tree cannot be built");
                 Err(reason)
             }
@@ -394,11 +395,8 @@ impl Inner {
         layer: &ChainLayer,
         source: &Arc<dyn LayerSource>,
     ) -> Result<Found, AttachError> {
-        if let Ok(found) = self.sources.find(&layer.layer)
-            && found.tree == layer.tree
-        {
-            return Ok(found);
-        }
+        // Past what is remembered: the repository may have moved on, and a tree is made from what
+        // is there now.
         let found = Sources::find_in(source, &layer.layer).map_err(|cause| AttachError::Layer {
             layer: layer.layer.to_string(),
             cause,

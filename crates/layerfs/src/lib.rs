@@ -21,6 +21,7 @@ mod chain_fs;
 mod content;
 mod embedded;
 mod error;
+mod implicit;
 mod inode_numbers;
 mod layers;
 mod locate;

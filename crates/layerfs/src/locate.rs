@@ -81,6 +81,11 @@ impl Sources {
         }))
     }
 
+    /// The next one who asks gets a fresh answer.
+    pub(crate) fn forget(&self, layer: &Digest) {
+        lock(&self.remembered).remove(layer);
+    }
+
     fn recall(&self, layer: &Digest) -> Option<Found> {
         let remembered = lock(&self.remembered);
         let (at, found) = remembered.get(layer)?;

@@ -14,6 +14,7 @@ use tree::{Builder, Entry, Kind};
 
 use crate::content::{ContentRef, Stamp, decode};
 use crate::error::SourceError;
+use crate::implicit::{self, Time};
 use crate::source::{LayerSource, Located, Mounted, Opened};
 
 /// Bounds of a walk: a directory of somebody else's may hold anything.
@@ -146,6 +147,18 @@ impl MountedSource {
         }
     }
 
+    /// Whether the layer is still the one that was found.
+    fn check_identity(&self, located: &Located) -> Result<(), SourceError> {
+        let path = self.absolute(&located.path);
+        let metadata =
+            fs::symlink_metadata(&path).map_err(|error| self.unavailable(&path, &error))?;
+        if self.identity(&path, &metadata) == located.identity {
+            Ok(())
+        } else {
+            Err(SourceError::Changed { path })
+        }
+    }
+
     /// A client that claims ownership shows one owner, its own, for everything.
     fn refuse_claimed_ownership(&self, files: &Path) -> Result<(), SourceError> {
         let mut owners = vec![self.directory.clone(), files.to_owned()];
@@ -195,10 +208,13 @@ impl LayerSource for MountedSource {
 
     fn build(&self, located: &Located) -> Result<Vec<u8>, SourceError> {
         self.refuse_own()?;
+        self.check_identity(located)?;
         let mut walk = Walk::new(self, located)?;
         while let Some((path, depth)) = walk.pending.pop() {
             walk.directory(&path, depth)?;
         }
+        // Before and after: the mount may show another revision at any time.
+        self.check_identity(located)?;
         walk.builder
             .finish()
             .map_err(|cause| self.tree_error(cause))
@@ -235,7 +251,8 @@ struct Walk<'a> {
     root: PathBuf,
     builder: Builder,
     pending: Vec<(PathBuf, usize)>,
-    implicit_since: Option<(i64, i64)>,
+    /// See [`implicit::since`].
+    implicit_since: Option<Time>,
     entries: usize,
 }
 
@@ -249,7 +266,10 @@ impl<'a> Walk<'a> {
             source,
             builder: Builder::new(),
             pending: vec![(PathBuf::new(), 0)],
-            implicit_since: ducc.then(|| (metadata.mtime(), metadata.mtime_nsec())),
+            implicit_since: ducc.then(|| {
+                let marker = fs::symlink_metadata(root.join(STRAY_CATALOG_MARKER)).ok();
+                implicit::since(mtime(&metadata), marker.as_ref().map(mtime))
+            }),
             entries: 0,
             root,
         };
@@ -323,10 +343,10 @@ impl<'a> Walk<'a> {
 
     fn is_implicit(&self, metadata: &fs::Metadata) -> bool {
         metadata.is_dir()
-            && (metadata.mode() & 0o7777, metadata.uid(), metadata.gid()) == (0o755, 0, 0)
-            && self
-                .implicit_since
-                .is_some_and(|since| (metadata.mtime(), metadata.mtime_nsec()) >= since)
+            && self.implicit_since.is_some_and(|since| {
+                let owner = (metadata.uid(), metadata.gid());
+                implicit::is_implicit(since, metadata.mode(), owner, mtime(metadata))
+            })
     }
 
     fn extents(
@@ -357,6 +377,10 @@ impl<'a> Walk<'a> {
         let target = fs::read_link(path).map_err(|error| self.source.unavailable(path, &error))?;
         Ok(target.into_os_string().into_encoded_bytes())
     }
+}
+
+fn mtime(metadata: &fs::Metadata) -> Time {
+    (metadata.mtime(), metadata.mtime_nsec())
 }
 
 fn stamp_of(metadata: &fs::Metadata) -> Stamp {

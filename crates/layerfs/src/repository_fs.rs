@@ -16,6 +16,9 @@ const LIST_BATCH: usize = 32;
 const DOTS: u64 = 2;
 /// Names below `user.` that the client makes up; never listed, so that copying tools leave them.
 const MAGIC: &str = "user.";
+/// The stored target of a symlink by the name by which it can be asked for: the kernel answers
+/// `user.` attributes of symlinks itself, with ENODATA.
+const RAWLINK: &str = "xfsroot.rawlink";
 
 /// Who owns what is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +100,11 @@ impl RepositoryFs {
         };
         let ino = self.numbers.of(node, dirent.link_group);
         Ok(Attr {
-            ino: Inode(if node == self.repository.root() { 1 } else { ino }),
+            ino: Inode(if node == self.repository.root() {
+                1
+            } else {
+                ino
+            }),
             size: match dirent.kind {
                 Kind::Symlink => self.target(dirent).len() as u64,
                 _ => dirent.size,
@@ -301,9 +308,10 @@ impl FileSystem for RepositoryFs {
 
     fn getxattr(&self, inode: Inode, name: &[u8]) -> Result<Vec<u8>, Errno> {
         let (node, dirent) = self.dirent(inode)?;
-        let magic = std::str::from_utf8(name)
-            .ok()
-            .and_then(|name| name.strip_prefix(MAGIC));
+        let magic = std::str::from_utf8(name).ok().and_then(|name| {
+            let other = (name == RAWLINK).then_some("rawlink");
+            name.strip_prefix(MAGIC).or(other)
+        });
         if let Some(name) = magic
             && let Some(value) = self.magic(node, &dirent, name)?
         {
