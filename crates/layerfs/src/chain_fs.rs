@@ -8,6 +8,7 @@ use tree::{Kind, NodeId};
 
 use crate::error::errno;
 use crate::metrics::Metrics;
+use crate::read_ahead::{CHUNKS_AHEAD, ReadAhead};
 use crate::source::LayerSource;
 use crate::tree_store::MappedTree;
 
@@ -22,6 +23,7 @@ pub(crate) struct ChainFs {
     tree: MappedTree,
     /// Sources by the layer's position in the chain.
     sources: Vec<Arc<dyn LayerSource>>,
+    ahead: ReadAhead,
     metrics: Metrics,
 }
 
@@ -34,6 +36,7 @@ impl ChainFs {
         Self {
             tree,
             sources,
+            ahead: ReadAhead::default(),
             metrics,
         }
     }
@@ -104,6 +107,9 @@ impl ChainFs {
             .sources
             .get(usize::from(self.tree.layer(node)))
             .ok_or(Errno::EIO)?;
+        if ReadAhead::is_sequential(usize::from(extent.offset > 0), extent.offset, offset) {
+            self.fetch_ahead(source, node, extent.offset + extent.length);
+        }
         let opened = source.open(&extent).map_err(|error| {
             self.metrics.failed_reads.inc();
             tracing::error!(error = %error, "a read in a container fails with EIO");
@@ -118,6 +124,26 @@ impl ChainFs {
             return Err(Errno::EIO);
         }
         Ok(read)
+    }
+
+    /// Fetches the extents from `offset` on in the background.
+    fn fetch_ahead(&self, source: &Arc<dyn LayerSource>, node: NodeId, offset: u64) {
+        let mut offset = offset;
+        for _ in 0..CHUNKS_AHEAD {
+            let Some(extent) = self.tree.extent_at(node, offset) else {
+                return;
+            };
+            offset = extent.offset + extent.length;
+            let (source, content) = (Arc::clone(source), extent.content.to_vec());
+            let (start, length) = (extent.offset, extent.length);
+            self.ahead.start(move || {
+                let _ = source.open(&tree::Extent {
+                    offset: start,
+                    length,
+                    content: &content,
+                });
+            });
+        }
     }
 }
 

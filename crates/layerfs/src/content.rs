@@ -5,6 +5,7 @@
 //! 0x00 object (cvmfs::ObjectRef, see there)
 //! 0x01 object (fixed length), path in the external store
 //! 0x02 ino u64, size u64, mtime i64 ns, path below the mounted repository
+//! 0x03 the same with a mark of the layer's catalog in place of the ino
 //! ```
 
 use cvmfs::{Compression, ContentHash, ObjectRef, Suffix};
@@ -33,14 +34,25 @@ pub(crate) enum ContentRef<'a> {
 /// Identity of a file in a file system that is not ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    pub ino: u64,
+    pub belongs: Belongs,
     pub size: u64,
     pub mtime_nanos: i64,
+}
+
+/// By what a file is known again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Belongs {
+    /// Its own inode number.
+    Inode(u64),
+    /// The catalog of its layer, see [`crate::catalog_watch::mark`]: a client's inode numbers change
+    /// whenever it is started anew.
+    Catalog(u64),
 }
 
 const OBJECT: u8 = 0;
 const EXTERNAL: u8 = 1;
 const FILE: u8 = 2;
+const FILE_OF_CATALOG: u8 = 3;
 
 impl ContentRef<'_> {
     /// Spells the reference.
@@ -64,8 +76,12 @@ impl ContentRef<'_> {
                 out.extend_from_slice(path);
             }
             Self::File { stamp, path } => {
-                out.push(FILE);
-                out.extend_from_slice(&stamp.ino.to_le_bytes());
+                let (kind, number) = match stamp.belongs {
+                    Belongs::Inode(ino) => (FILE, ino),
+                    Belongs::Catalog(mark) => (FILE_OF_CATALOG, mark),
+                };
+                out.push(kind);
+                out.extend_from_slice(&number.to_le_bytes());
                 out.extend_from_slice(&stamp.size.to_le_bytes());
                 out.extend_from_slice(&stamp.mtime_nanos.to_le_bytes());
                 out.extend_from_slice(path);
@@ -87,12 +103,16 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<ContentRef<'_>> {
                 path,
             })
         }
-        FILE => {
-            let (ino, rest) = rest.split_first_chunk::<8>()?;
+        FILE | FILE_OF_CATALOG => {
+            let (number, rest) = rest.split_first_chunk::<8>()?;
             let (size, rest) = rest.split_first_chunk::<8>()?;
             let (mtime, path) = rest.split_first_chunk::<8>()?;
+            let number = u64::from_le_bytes(*number);
             let stamp = Stamp {
-                ino: u64::from_le_bytes(*ino),
+                belongs: match kind {
+                    FILE => Belongs::Inode(number),
+                    _ => Belongs::Catalog(number),
+                },
                 size: u64::from_le_bytes(*size),
                 mtime_nanos: i64::from_le_bytes(*mtime),
             };
@@ -108,16 +128,18 @@ mod tests {
 
     #[test]
     fn every_form_comes_back() {
-        let stamp = Stamp {
-            ino: 7,
-            size: 1 << 40,
-            mtime_nanos: -5,
-        };
-        let file = ContentRef::File {
-            stamp,
-            path: b"a/\xff",
-        };
-        assert_eq!(decode(&file.encode()), Some(file));
+        for belongs in [Belongs::Inode(7), Belongs::Catalog(u64::MAX)] {
+            let stamp = Stamp {
+                belongs,
+                size: 1 << 40,
+                mtime_nanos: -5,
+            };
+            let file = ContentRef::File {
+                stamp,
+                path: b"a/\xff",
+            };
+            assert_eq!(decode(&file.encode()), Some(file));
+        }
     }
 
     #[test]

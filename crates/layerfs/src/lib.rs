@@ -17,6 +17,7 @@
 
 mod attach;
 mod builds;
+mod catalog_watch;
 mod chain_fs;
 mod content;
 mod embedded;
@@ -27,6 +28,7 @@ mod layers;
 mod locate;
 mod metrics;
 mod mounted;
+mod read_ahead;
 mod repository_fs;
 mod source;
 mod tree_store;

@@ -12,7 +12,8 @@ use image::Digest;
 use image::repository_layout::{LayerStatement, Layout, MAX_LAYERS_JSON, STRAY_CATALOG_MARKER};
 use tree::{Builder, Entry, Kind};
 
-use crate::content::{ContentRef, Stamp, decode};
+use crate::catalog_watch::{self, CatalogWatch};
+use crate::content::{Belongs, ContentRef, Stamp, decode};
 use crate::error::SourceError;
 use crate::implicit::{self, Time};
 use crate::source::{LayerSource, Located, Mounted, Opened};
@@ -30,6 +31,7 @@ pub(crate) struct MountedSource {
     trusted: bool,
     /// Outcrop's own chains; a source below them would make the daemon wait for itself.
     own_mounts: PathBuf,
+    catalogs: CatalogWatch,
 }
 
 impl MountedSource {
@@ -41,6 +43,7 @@ impl MountedSource {
             directory: mounted.directory,
             trusted,
             own_mounts,
+            catalogs: CatalogWatch::default(),
         }
     }
 
@@ -127,16 +130,9 @@ impl MountedSource {
     /// The catalog's hash where the client tells it (first line of a magic attribute), else what
     /// the directory looks like.
     fn identity(&self, files: &Path, root: &fs::Metadata) -> String {
-        let mut value = vec![0; 64 << 10];
-        let counters = rustix::fs::getxattr(files, "user.catalog_counters", &mut value[..])
-            .ok()
-            .and_then(|length| String::from_utf8(value[..length].to_vec()).ok());
-        let hash = counters
-            .as_deref()
-            .and_then(|text| text.lines().next())
-            .and_then(|line| line.strip_prefix("catalog_hash: "));
+        let hash = catalog_watch::catalog_hash(files).ok().flatten();
         match hash {
-            Some(hash) => format!("mounted {}", hash.trim()),
+            Some(hash) => format!("mounted {hash}"),
             None => format!(
                 "mounted {} ino {} mtime {}.{:09}",
                 self.name,
@@ -224,12 +220,17 @@ impl LayerSource for MountedSource {
         let Some(ContentRef::File { stamp, path }) = decode(extent.content) else {
             return Err(self.corrupt("a tree refers to content of another kind".to_owned()));
         };
-        let path = self.directory.join(OsStr::from_bytes(path));
-        let file = File::open(&path).map_err(|error| self.unavailable(&path, &error))?;
+        let below = Path::new(OsStr::from_bytes(path));
+        let path = self.directory.join(below);
+        let file = open_regular(&path).map_err(|error| self.unavailable(&path, &error))?;
         let metadata = file
             .metadata()
             .map_err(|error| self.unavailable(&path, &error))?;
-        if stamp_of(&metadata) != stamp {
+        let belongs = match stamp.belongs {
+            Belongs::Inode(_) => Belongs::Inode(metadata.ino()),
+            catalog @ Belongs::Catalog(_) => catalog,
+        };
+        if stamp_of(&metadata, belongs) != stamp || !self.is_of_its_layer(below, belongs)? {
             return Err(SourceError::Changed { path });
         }
         Ok(Opened::File(Arc::new(file), extent.offset))
@@ -237,6 +238,20 @@ impl LayerSource for MountedSource {
 }
 
 impl MountedSource {
+    /// Whether the layer of a file has the catalog of which its tree was made.
+    fn is_of_its_layer(&self, below: &Path, belongs: Belongs) -> Result<bool, SourceError> {
+        let Belongs::Catalog(mark) = belongs else {
+            return Ok(true);
+        };
+        let depth = if below.starts_with(".layers") { 4 } else { 3 };
+        let files = self
+            .directory
+            .join(below.iter().take(depth).collect::<PathBuf>());
+        self.catalogs
+            .is_still(&self.directory, &files, mark)
+            .map_err(|error| self.unavailable(&files, &error))
+    }
+
     fn tree_error(&self, cause: tree::BuildError) -> SourceError {
         SourceError::Tree {
             source_name: self.name.clone(),
@@ -253,6 +268,8 @@ struct Walk<'a> {
     pending: Vec<(PathBuf, usize)>,
     /// See [`implicit::since`].
     implicit_since: Option<Time>,
+    /// Mark of the layer's catalog, where the client tells it.
+    catalog: Option<u64>,
     entries: usize,
 }
 
@@ -270,6 +287,9 @@ impl<'a> Walk<'a> {
                 let marker = fs::symlink_metadata(root.join(STRAY_CATALOG_MARKER)).ok();
                 implicit::since(mtime(&metadata), marker.as_ref().map(mtime))
             }),
+            catalog: catalog_watch::catalog_hash(&root)
+                .map_err(|error| source.unavailable(&root, &error))?
+                .map(|hash| catalog_watch::mark(&hash)),
             entries: 0,
             root,
         };
@@ -359,8 +379,11 @@ impl<'a> Walk<'a> {
             return Vec::new();
         }
         let below = path.strip_prefix(&self.source.directory).unwrap_or(path);
+        let belongs = self
+            .catalog
+            .map_or(Belongs::Inode(metadata.ino()), Belongs::Catalog);
         let reference = ContentRef::File {
-            stamp: stamp_of(metadata),
+            stamp: stamp_of(metadata, belongs),
             path: below.as_os_str().as_bytes(),
         };
         vec![(0, metadata.size(), reference.encode())]
@@ -379,13 +402,20 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Opens what should be a regular file; never waits for the other end of a pipe.
+fn open_regular(path: &Path) -> std::io::Result<File> {
+    use rustix::fs::{Mode, OFlags, open};
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    Ok(open(path, flags, Mode::empty())?.into())
+}
+
 fn mtime(metadata: &fs::Metadata) -> Time {
     (metadata.mtime(), metadata.mtime_nsec())
 }
 
-fn stamp_of(metadata: &fs::Metadata) -> Stamp {
+fn stamp_of(metadata: &fs::Metadata, belongs: Belongs) -> Stamp {
     Stamp {
-        ino: metadata.ino(),
+        belongs,
         size: metadata.size(),
         mtime_nanos: metadata
             .mtime()

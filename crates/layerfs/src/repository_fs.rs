@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cvmfs::{Content, Dirent, Kind, NodeId, Repository, expand_variables};
+use cvmfs::{Chunk, Content, Dirent, Kind, NodeId, Repository, expand_variables};
 use fuse::{Attr, DirReply, Entry, Errno, FileSystem, Inode, ReadReply, StatFs};
 use prometheus_client::metrics::counter::Counter;
 
 use crate::inode_numbers::InodeNumbers;
+use crate::read_ahead::{CHUNKS_AHEAD, ReadAhead};
 
 /// Entries fetched from a catalog at a time while a directory is listed: one reply of the kernel's
 /// usual size holds about 25.
@@ -45,6 +46,7 @@ pub struct RepositoryFs {
     repository: Repository,
     options: RepositoryFsOptions,
     numbers: InodeNumbers,
+    ahead: ReadAhead,
     failed: Counter,
 }
 
@@ -55,6 +57,7 @@ impl RepositoryFs {
             repository,
             options,
             numbers: InodeNumbers::default(),
+            ahead: ReadAhead::default(),
             failed: Counter::default(),
         }
     }
@@ -160,6 +163,9 @@ impl RepositoryFs {
                     .checked_sub(1)
                     .and_then(|i| chunks.get(i))
                     .ok_or(Errno::EIO)?;
+                if ReadAhead::is_sequential(index - 1, chunk.offset, offset) {
+                    self.fetch_ahead(chunks.iter().skip(index).take(CHUNKS_AHEAD));
+                }
                 let object = self.repository.fetch(&chunk.object, Some(chunk.size));
                 (object.map_err(failed)?, chunk.offset, chunk.size)
             }
@@ -185,6 +191,15 @@ impl RepositoryFs {
             Err(Errno::EIO)
         } else {
             Ok(read)
+        }
+    }
+
+    fn fetch_ahead<'a>(&self, chunks: impl Iterator<Item = &'a Chunk>) {
+        for chunk in chunks.copied() {
+            let repository = self.repository.clone();
+            self.ahead.start(move || {
+                let _ = repository.fetch(&chunk.object, Some(chunk.size));
+            });
         }
     }
 

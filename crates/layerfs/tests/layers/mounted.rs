@@ -107,6 +107,58 @@ fn a_layer_is_identified_by_its_catalog() {
     assert_eq!(before[1].tree, after[1].tree);
 }
 
+/// A client gives inode numbers as it meets files: after a restart they are others.
+#[test]
+fn a_restart_of_the_client_changes_nothing() {
+    if !mounts_possible() {
+        return;
+    }
+    let image = image();
+    let world = World::serving(&image, 1);
+    let theirs = world.path("their-mount");
+    let client = Outside::serve(&world, &theirs, 0);
+    let node = Layers::open(world.config(), vec![mounted(theirs.clone())]).unwrap();
+    let (_, path) = attach(&node, &image);
+    client.finish_serving();
+    assert_eq!(read(&path.join("tmp/x")), Err(EIO));
+    let _client = Outside::serve(&world, &theirs, 0);
+    // The upper layer's catalog comes first this time.
+    for layer in image.iter().rev() {
+        walk(&theirs.join(&world.files(layer)[1..]), 0);
+    }
+    assert_eq!(read(&path.join("tmp/x")).unwrap(), b"x");
+    assert_eq!(read(&path.join("bin/true")).unwrap(), b"true");
+    assert_eq!(read(&path.join("large")).unwrap().len(), 200_000);
+}
+
+/// Size and time say nothing here; the catalog does.
+#[test]
+fn a_layer_that_was_republished_is_an_input_output_error_in_old_chains() {
+    if !mounts_possible() {
+        return;
+    }
+    let image = image();
+    let mut world = World::serving(&image, 1);
+    let theirs = world.path("their-mount");
+    let mut client = Outside::serve(&world, &theirs, 0);
+    let node = Layers::open(world.config(), vec![mounted(theirs)]).unwrap();
+    let (_, path) = attach(&node, &image);
+    assert_eq!(read(&path.join("tmp/x")).unwrap(), b"x");
+    let files = world.files(&image[1]);
+    world
+        .repository
+        .add(Entry::file(format!("{files}/bin/true"), "TRUE"));
+    world.publish();
+    client.tell();
+    assert_eq!(client.line(), "refreshed");
+    // What was known of the old revision is believed for a second.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(read(&path.join("bin/true")), Err(EIO));
+    assert!(node.metrics().failed_reads.get() > 0);
+    // The other layer is what it was.
+    assert_eq!(read(&path.join("large")).unwrap().len(), 200_000);
+}
+
 #[test]
 fn a_client_that_claims_ownership_is_refused() {
     if !mounts_possible() {
@@ -150,6 +202,10 @@ fn a_changed_or_vanished_file_is_an_input_output_error() {
     std::fs::write(files.join("y"), "something else").unwrap();
     std::fs::remove_file(files.join("z")).unwrap();
     assert_eq!(read(&path.join("y")), Err(EIO));
+    assert_eq!(read(&path.join("z")), Err(EIO));
+    // Opening a pipe would wait for a writer.
+    let pipe = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, files.join("z"), pipe, 0o644.into(), 0).unwrap();
     assert_eq!(read(&path.join("z")), Err(EIO));
     assert!(node.metrics().failed_reads.get() >= 2);
 }
