@@ -6,6 +6,7 @@
 mod attach;
 mod claim;
 mod faults;
+mod fixture;
 mod merge;
 mod model;
 mod mounted;

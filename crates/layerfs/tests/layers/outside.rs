@@ -13,7 +13,11 @@ fn outside(words: &[&str]) -> Command {
     let test = std::env::current_exe().unwrap();
     // <target>/<profile>/deps/<test> → <target>/<profile>/examples/outside
     let example = test.ancestors().nth(2).unwrap().join("examples/outside");
-    assert!(example.exists(), "{} was not built", example.display());
+    assert!(
+        example.exists(),
+        "{} is missing: `cargo test -p layerfs` builds it, `--test layers` alone does not",
+        example.display()
+    );
     let mut command = Command::new("timeout");
     command.args(["-s", "KILL", "60"]).arg(example).args(words);
     command

@@ -22,6 +22,7 @@ pub(crate) struct World {
     pub(crate) servers: Vec<Running<Stratum1>>,
     /// URLs of the hosts for the repository and for external files; they stay when a host goes.
     urls: Vec<(String, String)>,
+    fqrn: String,
     runtime: tokio::runtime::Runtime,
     cache: Mutex<Weak<cache::Cache>>,
     pub(crate) options: DuccOptions,
@@ -40,6 +41,7 @@ impl World {
             repository,
             servers: Vec::new(),
             urls: Vec::new(),
+            fqrn: FQRN.to_owned(),
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
@@ -53,6 +55,18 @@ impl World {
             },
             published: None,
         }
+    }
+
+    /// Serves the fixture, which the real publisher made, instead of a repository of its own.
+    pub(crate) fn of_fixture(fixture: &testkit::Fixture) -> Self {
+        let mut world = Self::new();
+        world.fqrn = testkit::FIXTURE_FQRN.to_owned();
+        let server = Stratum1::serving(&fixture.repository()).external(&fixture.external());
+        let server = server.start().unwrap();
+        let url = server.repository_url(&world.fqrn);
+        world.urls.push((url, server.external_url()));
+        world.servers.push(server);
+        world
     }
 
     /// Publishes layers as they are, served by so many hosts.
@@ -128,7 +142,7 @@ impl World {
     /// The repository as an embedded source. Looks for a new revision at each claim.
     pub(crate) fn source(&self, trust_without_diff_id: bool) -> Source {
         let (servers, external_servers) = self.urls.iter().cloned().unzip();
-        let mut config = RepositoryConfig::new(FQRN, servers, self.path("client"));
+        let mut config = RepositoryConfig::new(&self.fqrn, servers, self.path("client"));
         config.external_servers = external_servers;
         config.public_keys = vec![self.path("key.pub")];
         config.timeouts = Timeouts {
@@ -146,7 +160,7 @@ impl World {
         let (cache, runtime) = (self.cache(), self.runtime.handle().clone());
         let now = jiff::Timestamp::from_second(NOW).unwrap();
         Source::Embedded(Embedded {
-            fqrn: FQRN.to_owned(),
+            fqrn: self.fqrn.clone(),
             open: Box::new(move || {
                 Repository::open(
                     config.clone(),
