@@ -1,7 +1,8 @@
-//! `test`, and then a look at the machine: nothing of it may be mounted or running.
+//! `make test`, and then a look at the machine: nothing of it may be mounted or running.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
 
@@ -17,7 +18,7 @@ const SERVERS: [&str; 5] = [
 /// Runs it all.
 pub(crate) fn run() -> Result<()> {
     let before = left();
-    let outcome = crate::test::run();
+    let outcome = crate::commands::run(Command::new("make").arg("test"));
     let new: Vec<String> = left().difference(&before).cloned().collect();
     ensure!(
         new.is_empty(),

@@ -11,8 +11,29 @@ use tree::Tree;
 
 use crate::error::AttachError;
 
+/// Bytes of the SHA-256 that ends a tree file. What a tree says (owners, modes, where contents lie) is
+/// guarded like any content: damage that still parses must not be served.
+const CHECKSUM: usize = 32;
+
 /// A tree that lives in the page cache, not in the heap.
-pub(crate) type MappedTree = Tree<sys::Mapping>;
+pub(crate) type MappedTree = Tree<MappedBytes>;
+
+/// A mapped tree file without its checksum.
+pub(crate) struct MappedBytes(sys::Mapping);
+
+impl AsRef<[u8]> for MappedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0[..self.0.len() - CHECKSUM]
+    }
+}
+
+impl MappedBytes {
+    /// Reads the file through once; `None` if it is not what was written.
+    fn verified(mapping: sys::Mapping) -> Option<Self> {
+        let (bytes, checksum) = mapping.split_last_chunk::<CHECKSUM>()?;
+        (Sha256::digest(bytes).as_slice() == checksum).then_some(Self(mapping))
+    }
+}
 
 /// The directory of tree files.
 pub(crate) struct TreeStore {
@@ -120,6 +141,7 @@ pub(crate) fn write_whole(path: &Path, unique: &str, bytes: &[u8]) -> Result<(),
     let temporary = path.with_extension(format!("{unique}.new"));
     let written = fs::File::create(&temporary).and_then(|mut file| {
         file.write_all(bytes)?;
+        file.write_all(&Sha256::digest(bytes))?;
         // A tree is named by what it was made from, not by its bytes: its length at least must
         // survive a power cut, or the name would promise what is not there.
         file.sync_data()?;
@@ -139,10 +161,13 @@ pub(crate) fn map(path: &Path) -> Result<Option<MappedTree>, AttachError> {
         Err(cause) => return Err(disk(path, cause)),
     };
     let mapping = sys::map_readonly(&file).map_err(|cause| disk(path, cause))?;
-    let tree = Tree::parse(mapping).map_err(|error| AttachError::TreeFile {
+    let damaged = |reason| AttachError::TreeFile {
         path: path.to_owned(),
-        reason: error.to_string(),
-    })?;
+        reason,
+    };
+    let bytes = MappedBytes::verified(mapping)
+        .ok_or_else(|| damaged("its checksum does not match".to_owned()))?;
+    let tree = Tree::parse(bytes).map_err(|error| damaged(error.to_string()))?;
     Ok(Some(tree))
 }
 
@@ -209,6 +234,22 @@ mod tests {
         fs::write(store.path(&key("a")), &tree()[..40]).unwrap();
         assert!(store.get(&key("a")).unwrap().is_none());
         assert!(!store.contains(&key("a")));
+    }
+
+    #[test]
+    fn damage_that_still_parses_is_found() {
+        let (_directory, store) = store();
+        store.put(&key("a"), &tree()).unwrap();
+        let path = store.path(&key("a"));
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, &damaged).unwrap();
+            assert!(store.get(&key("a")).unwrap().is_none(), "byte {at}");
+        }
+        fs::write(&path, &whole).unwrap();
+        assert!(store.get(&key("a")).unwrap().is_some());
     }
 
     #[test]
