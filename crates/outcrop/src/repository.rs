@@ -113,11 +113,8 @@ pub fn resolve(fqrn: &str, stated: Stated, etc: &EtcCvmfs) -> Result<Repository,
             .map(|url| server_url(url, fqrn))
             .collect::<Result<_, _>>()?,
         proxies,
-        external_servers: if own_servers {
-            stated.external_urls
-        } else {
-            or(stated.external_urls, etc_parameters.external_servers)
-        },
+        // Whatever server has them, external files are checked against the signed catalogs.
+        external_servers: or(stated.external_urls, etc_parameters.external_servers),
         public_keys,
         blacklists: etc_parameters.blacklists,
         open_at: stated

