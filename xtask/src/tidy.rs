@@ -19,8 +19,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("snapshotter", &["image"]),
     (
         "layerfs",
-        &["cvmfs", "image", "tree", "cache", "fuse", "sys"],
+        &["cvmfs", "registry", "image", "tree", "cache", "fuse", "sys"],
     ),
+    ("registry", &["image"]),
+    ("publisher", &["cvmfs", "registry", "image", "tree"]),
     (
         "outcrop",
         &[
@@ -32,6 +34,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "cvmfs",
             "snapshotter",
             "layerfs",
+            "registry",
+            "publisher",
         ],
     ),
     ("testkit", &[]),
@@ -46,10 +50,23 @@ const TESTS_MAY_IMPORT: &[&str] = &["testkit"];
 /// Dependencies that few crates may have. The last column is for tests only.
 const SOLE_HOME: &[(&str, &[&str], &[&str])] = &[
     ("tonic", &["snapshotter", "e2e"], &["layerfs", "outcrop"]),
-    ("rusqlite", &["cvmfs", "snapshotter", "testkit"], &[]),
-    ("reqwest", &["cvmfs"], &["testkit", "outcrop"]),
+    (
+        "rusqlite",
+        &["cvmfs", "snapshotter", "publisher", "testkit"],
+        &[],
+    ),
+    (
+        "reqwest",
+        &["cvmfs", "registry", "publisher"],
+        &["testkit", "outcrop"],
+    ),
     ("clap", &["outcrop", "xtask", "testkit", "bench"], &[]),
-    ("toml", &["outcrop", "xtask", "testkit", "bench"], &[]),
+    // hosts.toml is containerd's format, not a configuration of ours.
+    (
+        "toml",
+        &["outcrop", "registry", "xtask", "testkit", "bench"],
+        &[],
+    ),
     (
         "anyhow",
         &["outcrop", "xtask", "e2e", "testkit", "bench"],

@@ -102,3 +102,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_layer_without_entries_shows_a_bare_root() {
+    if !mounts_possible() {
+        return;
+    }
+    let layer = Layer::new(Vec::new());
+    let blob = LayerBlob::new(layer.clone()).unwrap();
+    let mut world = World::new();
+    world.add(&blob);
+    world.publish();
+    world.start(1);
+    let node = world.layers();
+    let (_, path) = attach(&node, &[blob]);
+    merged(&[layer], Kept::ALL).compare(&walk(&path, 0), &[]).unwrap();
+}

@@ -1,0 +1,1 @@
+//! Turns container images into content of a CVMFS repository, and keeps such a repository.

@@ -1,0 +1,1 @@
+//! Client of the OCI distribution protocol: resolve references, read blobs whole or in ranges, push.
