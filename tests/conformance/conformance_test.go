@@ -78,6 +78,10 @@ func TestSnapshotterBelowMetadata(t *testing.T) {
 // TestRefAcrossNamespaces is the flow of containerd's TestSnapshotterWithRef over the socket, with its collector:
 // a layer that one namespace unpacked is found by another, and is gone from the backend when all have dropped it.
 func TestRefAcrossNamespaces(t *testing.T) {
+	t.Run("SharedAndCollected", refAcrossNamespaces)
+}
+
+func refAcrossNamespaces(t *testing.T) {
 	remote := dial(t)
 	store, err := bolt.Open(filepath.Join(t.TempDir(), "metadata.db"), 0600, nil)
 	if err != nil {

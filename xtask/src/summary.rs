@@ -46,12 +46,13 @@ impl Counts {
         })
     }
 
-    /// From a line of `go test -v`, such as `    --- PASS: TestX/Basic (0.01s)`; a test that has subtests counts like them.
+    /// From a line of `go test -v`, such as `    --- PASS: TestX/Basic (0.01s)`. A test that has subtests says PASS once more for
+    /// them all, so only subtests count as passed; each test of ours has some.
     pub(crate) fn of_go(line: &str) -> Option<Self> {
         let outcome = line.trim_start().strip_prefix("--- ")?;
         let one = |prefix: &str| usize::from(outcome.starts_with(prefix));
         Some(Self {
-            passed: one("PASS:"),
+            passed: usize::from(outcome.starts_with("PASS:") && outcome.contains('/')),
             failed: one("FAIL:"),
             skipped: one("SKIP:"),
         })
@@ -76,6 +77,7 @@ mod tests {
             "=== RUN   TestX",
             "    --- PASS: TestX/Basic (0.01s)",
             "--- FAIL: TestX (0.02s)",
+            "--- PASS: TestY (0.02s)",
             "PASS",
         ];
         assert_eq!(
@@ -96,6 +98,15 @@ mod tests {
             failed: 1,
             ..Counts::default()
         };
-        assert_eq!(go, [None, Some(passed), Some(failed), None]);
+        assert_eq!(
+            go,
+            [
+                None,
+                Some(passed),
+                Some(failed),
+                Some(Counts::default()),
+                None
+            ]
+        );
     }
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/containerd/containerd/mount"
 	"github.com/containerd/containerd/snapshots"
 	"github.com/containerd/containerd/snapshots/proxy"
-	"github.com/containerd/containerd/snapshots/testsuite"
 	"google.golang.org/grpc"
+	"testsuite"
 )
 
 var socket = flag.String("socket", os.Getenv("SNAPSHOTTER_SOCKET"), "socket of the snapshotter under test")
