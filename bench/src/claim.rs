@@ -93,11 +93,11 @@ fn measure(
     let stratum1 = Stratum1::serving(&world.join(FQRN))
         .latency(Duration::from_millis(milliseconds))
         .start()?;
-    let repository = Repository {
-        name: FQRN.to_owned(),
-        servers: vec![stratum1.repository_url(FQRN)],
-        public_key: world.join("bench.pub"),
-    };
+    let repository = Repository::embedded(
+        FQRN,
+        vec![stratum1.repository_url(FQRN)],
+        &world.join("bench.pub"),
+    );
     let _outcrop = Outcrop::start(folder.path(), &socket_in(folder.path()), &[repository])?;
     let settings = Settings {
         plugin: Outcrop::plugin(folder.path()),

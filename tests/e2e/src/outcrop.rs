@@ -6,22 +6,64 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
+use crate::containerd::mounts_below;
 use crate::{Child, Plugin, child};
 
 /// How long the daemon's start and `outcrop release` may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// An embedded repository of the daemon's configuration.
+/// A repository of the daemon's configuration.
 #[derive(Clone, Debug)]
 pub struct Repository {
     /// Its full name.
     pub name: String,
+    /// How the daemon reads it.
+    pub access: Access,
+}
+
+/// Who fetches a repository's objects.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// The daemon's own client.
+    Embedded(Servers),
+    /// Another client, which keeps it mounted at this directory.
+    Mounted(PathBuf),
+}
+
+/// Where a client finds a repository.
+#[derive(Clone, Debug)]
+pub struct Servers {
     /// Stratum 1s with the repository's path, in order.
-    pub servers: Vec<String>,
-    /// Its master key.
+    pub urls: Vec<String>,
+    /// The master key.
     pub public_key: PathBuf,
+}
+
+impl Repository {
+    /// One that the daemon reads by itself.
+    pub fn embedded(name: &str, urls: Vec<String>, public_key: &Path) -> Self {
+        let public_key = public_key.to_owned();
+        Self {
+            name: name.to_owned(),
+            access: Access::Embedded(Servers { urls, public_key }),
+        }
+    }
+
+    /// As an entry of the configuration file.
+    fn entry(&self) -> String {
+        let access = match &self.access {
+            Access::Embedded(servers) => format!(
+                "kind = \"embedded\"\nserver_urls = {:?}\npublic_keys = [{:?}]\n",
+                servers.urls, servers.public_key,
+            ),
+            Access::Mounted(directory) => {
+                format!("kind = \"mounted\"\ndirectory = {directory:?}\n")
+            }
+        };
+        format!("[[repository]]\nname = {:?}\n{access}", self.name)
+    }
 }
 
 /// `outcrop serve`. Dropped: the daemon ends and what it mounted is released.
@@ -44,10 +86,7 @@ impl Outcrop {
             folder = folder.display(),
         );
         for one in repositories {
-            config += &format!(
-                "[[repository]]\nname = {:?}\nkind = \"embedded\"\nserver_urls = {:?}\npublic_keys = [{:?}]\n",
-                one.name, one.servers, one.public_key,
-            );
+            config += &one.entry();
         }
         fs::write(folder.join("outcrop.toml"), config)?;
         let process = spawn(folder)?;
@@ -114,6 +153,50 @@ impl Drop for Outcrop {
         // Release needs no daemon; the daemon ends first, so that nothing is attached anew.
         self.process.stop(Signal::TERM);
         let _ = self.release();
+    }
+}
+
+/// `outcrop mount` in a process of its own: what a host's CVMFS client is to the daemon. Dropped: unmounted.
+#[derive(Debug)]
+pub struct Mount {
+    directory: PathBuf,
+    process: Child,
+}
+
+impl Mount {
+    /// Mounts repository `name` below `folder`, which must exist.
+    pub fn start(folder: &Path, name: &str, servers: &Servers) -> Result<Self> {
+        let directory = folder.join(name);
+        fs::create_dir_all(&directory)?;
+        let mut command = Command::new(binary("outcrop")?);
+        command.arg("mount").arg(name).arg(&directory);
+        for url in &servers.urls {
+            command.args(["--server-url", url]);
+        }
+        command.arg("--public-key").arg(&servers.public_key);
+        command.arg("--cache").arg(folder.join("client-cache"));
+        command.args(["--proxy", "DIRECT"]);
+        let mut process = Child::start("outcrop mount", command, &folder.join("mount.log"))?;
+        process.wait_until(LIMIT, || !mounts_below(&directory).is_empty())?;
+        Ok(Self { directory, process })
+    }
+
+    /// Where the repository is mounted.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Stops (SIGSTOP) or goes on (SIGCONT) with serving: a client that hangs.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let id = Pid::from_raw(self.process.id().cast_signed()).context("no process")?;
+        Ok(kill_process(id, signal)?)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = self.signal(Signal::CONT);
+        self.process.stop(Signal::TERM);
     }
 }
 

@@ -65,11 +65,11 @@ impl Servers {
     }
 
     pub(super) fn repository(&self) -> Repository {
-        Repository {
-            name: self.ready.fqrn.clone(),
-            servers: vec![self.ready.repository_url.clone()],
-            public_key: self.ready.public_key.clone(),
-        }
+        Repository::embedded(
+            &self.ready.fqrn,
+            vec![self.ready.repository_url.clone()],
+            &self.ready.public_key,
+        )
     }
 
     /// Bytes that the registry has sent of these layers.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::containerd::{mounts_below, new_folder, socket_in};
-use e2e::outcrop::Repository;
+use e2e::outcrop::{Access, Mount, Repository, Servers};
 use e2e::{Containerd, Cri, Outcrop, Runtime, Settings};
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -17,6 +17,8 @@ use crate::images::{FQRN, World};
 pub(crate) struct Node {
     pub(crate) containerd: Containerd,
     pub(crate) outcrop: Outcrop,
+    /// The host's client, where the daemon does not read the repository by itself.
+    pub(crate) mount: Option<Mount>,
     pub(crate) registry: Running<Registry>,
     pub(crate) stratum1: Running<Stratum1>,
     pods: AtomicU32,
@@ -30,13 +32,41 @@ impl Node {
         repository: &Path,
         public_key: &Path,
     ) -> Self {
+        Self::reading(runtime, images, repository, public_key, false)
+    }
+
+    /// The daemon reads the repository where another client keeps it mounted.
+    pub(crate) fn with_mounted_repository(
+        runtime: &Runtime,
+        images: &Path,
+        repository: &Path,
+        public_key: &Path,
+    ) -> Self {
+        Self::reading(runtime, images, repository, public_key, true)
+    }
+
+    fn reading(
+        runtime: &Runtime,
+        images: &Path,
+        repository: &Path,
+        public_key: &Path,
+        mounted: bool,
+    ) -> Self {
         let folder = new_folder().unwrap();
         let registry = Registry::serving(images).start().unwrap();
         let stratum1 = Stratum1::serving(repository).start().unwrap();
+        let servers = Servers {
+            urls: vec![stratum1.repository_url(FQRN)],
+            public_key: public_key.to_owned(),
+        };
+        let mount = mounted.then(|| Mount::start(folder.path(), FQRN, &servers).unwrap());
+        let access = match &mount {
+            Some(mount) => Access::Mounted(mount.directory().to_owned()),
+            None => Access::Embedded(servers),
+        };
         let repository = Repository {
             name: FQRN.to_owned(),
-            servers: vec![stratum1.repository_url(FQRN)],
-            public_key: public_key.to_owned(),
+            access,
         };
         let outcrop =
             Outcrop::start(folder.path(), &socket_in(folder.path()), &[repository]).unwrap();
@@ -50,6 +80,7 @@ impl Node {
         Self {
             containerd,
             outcrop,
+            mount,
             registry,
             stratum1,
             pods: AtomicU32::new(0),

@@ -129,6 +129,40 @@ fn the_fixture_runs_with_nothing_pulled() {
     }
 }
 
+/// The same where another client keeps the repository mounted, and the daemon reads through that mount.
+#[test]
+fn the_fixture_runs_from_a_mounted_repository() {
+    let fixture = fixture();
+    let image = Image::read(&fixture.images(), "library/mini", "1.0").unwrap();
+    let expected = image.merged().unwrap();
+    for runtime in crate::runtimes() {
+        let node = Node::with_mounted_repository(
+            &runtime,
+            &fixture.images(),
+            &fixture.repository(),
+            &fixture.public_key(),
+        );
+        let cri = node.cri();
+        cri.pull(IMAGE)
+            .unwrap_or_else(|error| panic!("{}: {error}\n{}", runtime.version, node.outcrop.log()));
+        let pod = cri
+            .run("mini", IMAGE, &COMMAND)
+            .unwrap_or_else(|error| panic!("{error}\n{}", node.outcrop.log()));
+        assert_eq!(cri.first_output(&pod).unwrap(), "started");
+        assert_eq!(node.fetched(&image.layers), [""; 0], "{}", runtime.version);
+        let root = node.containerd.root_file_system("k8s.io", &pod.container);
+        assert_equals_layers(&expected, &root, &PUT_BY_RUNTIME);
+        assert_lost_by_ducc(&expected, &list(&root, 0).unwrap());
+        let directory = node.mount.as_ref().unwrap().directory().display();
+        assert_eq!(
+            node.label(image.chain_ids.last().unwrap(), "source"),
+            Some(format!("mounted:{directory}"))
+        );
+        cri.remove(&pod).unwrap();
+        node.wait_for_chains(0);
+    }
+}
+
 /// What DUCC has lost in the fixture, by name: it unpacks without xattrs, and makes every name a file of its own.
 fn assert_lost_by_ducc(expected: &Listing, found: &Listing) {
     let (xattrs, links) = lost(expected, found);
