@@ -11,17 +11,21 @@
 //! document           a parsed JSON document together with the bytes that its digest is of
 //! manifest, config   image manifest, index, image configuration
 //! chain              chainIDs, and the empty layer
+//! estargz            layers that are read piece by piece: eStargz, stargz, zstd:chunked
 //! repository_layout  paths of layers in a CVMFS repository, and the layers.json beside them
 //! ```
 
 mod chain;
 mod config;
+mod deflate;
 mod digest;
 mod document;
+pub mod estargz;
 mod manifest;
 mod media_type;
 mod reference;
 pub mod repository_layout;
+pub mod zstd_chunked;
 
 pub use chain::{EMPTY_LAYER, EMPTY_LAYER_GZIP, chain_id, chain_ids};
 pub use config::{History, ImageConfig, RootFs};
