@@ -82,7 +82,10 @@ impl Signed {
     }
 
     /// Verifies a manifest's signature with the key of its certificate.
-    pub(crate) fn check_manifest(&self, key: &PublicKey) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn verify_manifest(&self, key: &PublicKey) -> Result<(), String> {
         self.check_body()?;
         let digest = sha1::Sha1::digest(self.hash_text.as_bytes());
         key.verify(Pkcs1v15Sign::new::<sha1::Sha1>(), &digest, &self.signature)
@@ -90,7 +93,10 @@ impl Signed {
     }
 
     /// Verifies a whitelist's signature with any of the master keys.
-    pub(crate) fn check_whitelist(&self, keys: &[PublicKey]) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn verify_whitelist(&self, keys: &[PublicKey]) -> Result<(), String> {
         self.check_body()?;
         // Type-1 padding takes 11 bytes: a shorter modulus cannot have signed this text.
         let fits = |key: &&PublicKey| key.size() >= self.hash_text.len() + 11;

@@ -93,7 +93,7 @@ impl Trust {
         }
         let certificate = self.certificate(objects, &manifest)?;
         signed
-            .check_manifest(certificate.key())
+            .verify_manifest(certificate.key())
             .map_err(|reason| self.bad_signature("manifest", reason))?;
         let whitelist = self.whitelist(objects, now, past_caches)?;
         blacklist.check_certificate(&self.fqrn, &certificate)?;
@@ -148,7 +148,7 @@ impl Trust {
             Whitelist::parse(&signed.body).map_err(|error| self.malformed("whitelist", &error))?;
         self.check_name("whitelist", &whitelist.repository)?;
         signed
-            .check_whitelist(self.keys.keys())
+            .verify_whitelist(self.keys.keys())
             .map_err(|reason| self.bad_signature("whitelist", reason))?;
         if whitelist.is_expired(now) {
             return Err(Error::Expired {

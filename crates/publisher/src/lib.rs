@@ -1,1 +1,28 @@
 //! Turns container images into content of a CVMFS repository, and keeps such a repository.
+
+mod certificate;
+mod error;
+mod history;
+mod keys;
+mod lock;
+mod manifest;
+mod metainfo;
+mod path_key;
+mod reflog;
+mod repository;
+mod root_catalog;
+mod sqlite;
+pub mod storage;
+mod stored;
+mod trust;
+mod whitelist;
+
+pub use error::{Error, Kind};
+pub use history::{NewTag, Tag};
+pub use keys::Keys;
+pub use lock::PublishLock;
+pub use manifest::Head;
+pub use metainfo::MetaInfo;
+pub use repository::{Commit, InitOptions, Repository};
+pub use storage::{Storage, StorageError, open_storage};
+pub use whitelist::WHITELIST_DAYS;
