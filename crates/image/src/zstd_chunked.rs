@@ -5,6 +5,7 @@
 //! and a magic that differs in one letter).
 
 pub(crate) mod frame;
+pub(crate) mod tar_split;
 
 use std::collections::BTreeMap;
 
@@ -108,6 +109,28 @@ pub(crate) fn footer(toc: Position, tar_split: Position) -> [u8; FOOTER_BYTES] {
         place.copy_from_slice(&word.to_le_bytes());
     }
     footer
+}
+
+/// containers/storage's annotations; it refuses a layer that has eStargz's as well.
+pub(crate) fn annotations(
+    toc: &[u8],
+    position: Position,
+    tar_split: Position,
+) -> BTreeMap<String, String> {
+    let place = |position: Position| {
+        format!(
+            "{}:{}:{}",
+            position.offset, position.compressed, position.uncompressed
+        )
+    };
+    BTreeMap::from([
+        (CHECKSUM_ANNOTATION.to_owned(), Digest::of(toc).to_string()),
+        (
+            POSITION_ANNOTATION.to_owned(),
+            format!("{}:{TYPE_CRFS}", place(position)),
+        ),
+        (TAR_SPLIT_ANNOTATION.to_owned(), place(tar_split)),
+    ])
 }
 
 /// What the annotations say of the TOC's place.

@@ -54,9 +54,14 @@ mod json;
 mod landmark;
 
 mod links;
+mod members;
+mod order;
+mod tar_input;
 
 mod time;
 mod toc;
+mod toc_writer;
+mod writer;
 
 pub use chunk::{Chunk, Codec, decode_chunks, decode_member, decode_unverified};
 pub use entry::{Entry, EntryKind};
@@ -64,6 +69,7 @@ pub use error::{EntryFault, Error, WriteError};
 pub use footer::{Footer, FooterKind, TocDigest, tail_length_to_fetch};
 pub use landmark::Landmark;
 pub use toc::{Limits, Toc};
+pub use writer::{Format, Options, Written, write, write_prioritized};
 
 /// The annotation of a layer that holds the SHA-256 of its TOC, the uncompressed JSON.
 pub const TOC_DIGEST_ANNOTATION: &str = "containerd.io/snapshot/stargz/toc.digest";

@@ -3,14 +3,20 @@
 use std::io::{self, BufRead, Read};
 
 use zstd::stream::read::Decoder;
+use zstd::stream::write::Encoder;
 
 /// 8 MiB: what zstd's levels up to 19 and Go's encoder use. Bounds what a hostile frame makes the decoder allocate to
 /// 128 MiB (`--ultra --long=27`), the most that zstd itself accepts without being told to.
 const MAX_WINDOW_LOG: u32 = 27;
 
-/// One frame with a checksum.
+/// One frame that states its length.
 pub(crate) fn compress_frame(input: &[u8], level: i32) -> io::Result<Vec<u8>> {
     zstd::bulk::compress(input, level)
+}
+
+/// One frame, written piece by piece.
+pub(crate) fn compressor(level: i32) -> io::Result<Encoder<'static, Vec<u8>>> {
+    Encoder::new(Vec::new(), level)
 }
 
 /// The first `length` bytes of what the frames in `input` hold.
