@@ -34,7 +34,13 @@ type Merged = BTreeMap<Vec<u8>, (Entry, u64)>;
 /// The chain's root file system; `layers` bottom to top.
 pub(crate) fn merged(layers: &[Layer], kept: Kept) -> Truth {
     let mut merged = Merged::new();
-    let root = Entry::directory("").mtime(kept.implicit_mtime, 0);
+    // The lowest layer gives an implicit root its attributes, and the empty layer is an empty tree
+    // that no publisher ever saw: nothing gives it a time.
+    let time = match layers.first() {
+        Some(lowest) if lowest.entries.is_empty() => 0,
+        _ => kept.implicit_mtime,
+    };
+    let root = Entry::directory("").mtime(time, 0);
     merged.insert(Vec::new(), (root, 0));
     let mut number = 0;
     for layer in layers {

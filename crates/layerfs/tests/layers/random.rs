@@ -103,18 +103,30 @@ proptest! {
     }
 }
 
+/// Its diffID is the empty layer's, so it is never asked of the repository.
 #[test]
 fn a_layer_without_entries_shows_a_bare_root() {
     if !mounts_possible() {
         return;
     }
-    let layer = Layer::new(Vec::new());
-    let blob = LayerBlob::new(layer.clone()).unwrap();
-    let mut world = World::new();
-    world.add(&blob);
-    world.publish();
-    world.start(1);
-    let node = world.layers();
-    let (_, path) = attach(&node, &[blob]);
-    merged(&[layer], Kept::ALL).compare(&walk(&path, 0), &[]).unwrap();
+    let empty = || Layer::new(Vec::new());
+    let filled = || Layer::new(vec![Entry::file("a", "a")]);
+    let explicit = || Layer::new(vec![Entry::directory("").mode(0o700).mtime(7, 0)]);
+    for stack in [
+        vec![empty()],
+        vec![empty(), filled()],
+        vec![filled(), empty()],
+        vec![empty(), explicit(), empty()],
+    ] {
+        let blobs: Vec<_> = stack
+            .iter()
+            .map(|layer| LayerBlob::new(layer.clone()).unwrap())
+            .collect();
+        let world = World::serving(&blobs, 1);
+        let node = world.layers();
+        let (_, path) = attach(&node, &blobs);
+        merged(&stack, Kept::ALL)
+            .compare(&walk(&path, 0), &[])
+            .unwrap();
+    }
 }
