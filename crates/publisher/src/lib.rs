@@ -1,6 +1,11 @@
 //! Turns container images into content of a CVMFS repository, and keeps such a repository.
 
 mod certificate;
+mod check;
+mod gc;
+mod recovery;
+mod stored_catalog;
+mod tag;
 mod error;
 mod history;
 mod keys;
@@ -17,6 +22,9 @@ mod stored;
 mod trust;
 mod whitelist;
 
+pub use check::{CheckOptions, CheckReport, Finding, Problem};
+pub use gc::{GcOptions, GcReport};
+pub use tag::{Info, Revision};
 pub use error::{Error, Kind};
 pub use history::{NewTag, Tag};
 pub use keys::Keys;

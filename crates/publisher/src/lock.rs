@@ -77,7 +77,6 @@ impl PublishLock {
     }
 
     pub(crate) fn forget_journal(&self) -> Result<(), Error> {
-        let paths = [JOURNAL.to_owned(), PENDING_REFLOG.to_owned()];
-        Ok(self.storage.delete(&paths)?)
+        Ok(self.storage.delete(&[JOURNAL.to_owned()])?)
     }
 }

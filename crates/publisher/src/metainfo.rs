@@ -1,8 +1,5 @@
 //! The meta-information: JSON about who keeps the repository.
 
-/// Clients read no more.
-pub(crate) const MAX_META_INFO_BYTES: u64 = 64 << 10;
-
 /// What people are told about the repository. All may stay empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct MetaInfo {

@@ -107,6 +107,8 @@ impl Repository {
         }
         let lock = PublishLock::acquire(&storage, &holder(keys.fqrn(), now), Duration::ZERO)?;
         storage.put(JOURNAL, b"init\n")?;
+        // One that was killed before may have left it.
+        storage.delete(&[REFLOG.to_owned()])?;
         let algorithm = options.algorithm;
         let catalog = root_catalog::empty(1, options.time_to_live, now)?;
         let root_catalog = stored::write(&*storage, &catalog, Suffix::Catalog, algorithm)?;
@@ -137,6 +139,7 @@ impl Repository {
         history.set(&trunk(&head))?;
         repository.write_head(&lock, head, Some(history))?;
         lock.forget_journal()?;
+        repository.forget_pending_reflog()?;
         Ok(repository)
     }
 
@@ -215,6 +218,7 @@ impl Repository {
     /// [`Error::Locked`] if another publisher has it for longer than `wait`; [`Error::NoKey`] without a signing key.
     pub fn lock(&self, wait: Duration, now: jiff::Timestamp) -> Result<PublishLock, Error> {
         let lock = self.lock_without_journal(wait, now)?;
+        self.recover()?;
         self.storage()
             .put(JOURNAL, format!("{}\n", self.head().revision).as_bytes())?;
         Ok(lock)
@@ -271,6 +275,7 @@ impl Repository {
         history.set(&trunk_tag)?;
         self.write_head(lock, head, Some(history))?;
         lock.forget_journal()?;
+        self.forget_pending_reflog()?;
         Ok(self.head())
     }
 
@@ -309,22 +314,24 @@ impl Repository {
     }
 
     fn add_references(&self, reflog: &Reflog, head: &Head) -> Result<(), Error> {
-        let references = [
-            (Some(head.root_catalog), Suffix::Catalog),
-            (Some(head.certificate), Suffix::Certificate),
-            (head.history, Suffix::History),
-            (head.meta_info, Suffix::MetaInfo),
-        ];
-        for (hash, suffix) in references {
-            if let Some(hash) = hash {
-                reflog.add(Reference {
-                    hash,
-                    suffix,
-                    timestamp: head.published,
-                })?;
-            }
+        for (hash, suffix) in named_by(head) {
+            reflog.add(Reference {
+                hash,
+                suffix,
+                timestamp: head.published,
+            })?;
         }
         Ok(())
+    }
+
+    /// The objects that the manifest names itself.
+    pub(crate) fn head_references(&self) -> impl Iterator<Item = (ContentHash, Suffix)> + use<> {
+        named_by(&self.head())
+    }
+
+    /// The manifest names the reflog now.
+    pub(crate) fn forget_pending_reflog(&self) -> Result<(), Error> {
+        Ok(self.storage().delete(&[PENDING_REFLOG.to_owned()])?)
     }
 
     /// Writes the reflog. Until the manifest names it, [`PENDING_REFLOG`] does.
@@ -427,8 +434,21 @@ impl Repository {
     }
 }
 
+/// The objects that a manifest names itself.
+fn named_by(head: &Head) -> impl Iterator<Item = (ContentHash, Suffix)> + use<> {
+    let references = [
+        (Some(head.root_catalog), Suffix::Catalog),
+        (Some(head.certificate), Suffix::Certificate),
+        (head.history, Suffix::History),
+        (head.meta_info, Suffix::MetaInfo),
+    ];
+    references
+        .into_iter()
+        .filter_map(|(hash, suffix)| Some((hash?, suffix)))
+}
+
 /// The tag that follows the newest revision.
-fn trunk(head: &Head) -> Tag {
+pub(crate) fn trunk(head: &Head) -> Tag {
     Tag {
         name: TRUNK.to_owned(),
         root_catalog: head.root_catalog,

@@ -27,10 +27,7 @@ pub(crate) fn verified_head(
         let reason = format!("the keys are those of {}", keys.fqrn());
         return Err(refused("manifest", reason));
     }
-    let object = ObjectRef::zlib(head.certificate, Suffix::Certificate);
-    let pem = stored::read(storage, &object, MAX_CERTIFICATE_BYTES)?;
-    let certificate =
-        Certificate::from_pem(&pem).map_err(|reason| refused("certificate", reason))?;
+    let certificate = certificate(storage, &head)?;
     signed
         .verify_manifest(certificate.key())
         .map_err(|reason| refused("manifest", reason))?;
@@ -48,6 +45,17 @@ pub(crate) fn verified_head(
         });
     }
     Ok(head)
+}
+
+/// The certificate that the manifest names.
+pub(crate) fn certificate(storage: &dyn Storage, head: &Head) -> Result<Certificate, Error> {
+    let object = ObjectRef::zlib(head.certificate, Suffix::Certificate);
+    let pem = stored::read(storage, &object, MAX_CERTIFICATE_BYTES)?;
+    Certificate::from_pem(&pem).map_err(|reason| Error::Untrusted {
+        fqrn: head.fqrn.clone(),
+        what: "certificate",
+        reason,
+    })
 }
 
 /// What the manifest says, unverified.
