@@ -36,6 +36,8 @@ pub(crate) struct Accounts {
     pub(crate) used: u64,
     /// Promised to objects being written.
     pub(crate) writing: u64,
+    /// Taken by files that others keep beside the cache, within its quota.
+    pub(crate) beside: u64,
     /// The part of `used` whose removal is under way.
     pub(crate) leaving: u64,
     /// Whether one writer may exceed the quota. There is never a second, and it never waits.
@@ -63,6 +65,11 @@ impl Ledger {
         self.quota
     }
 
+    /// What the files beside the cache leave of the quota.
+    pub(crate) fn room(&self, accounts: &Accounts) -> u64 {
+        self.quota.saturating_sub(accounts.beside)
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, Accounts> {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -86,9 +93,10 @@ impl Ledger {
         Some(woken.unwrap_or_else(PoisonError::into_inner).0)
     }
 
-    /// Bytes by which the quota would be exceeded after the removals under way.
+    /// Bytes by which the room would be exceeded after the removals under way.
     pub(crate) fn excess(&self, accounts: &Accounts, more: u64) -> u64 {
-        (accounts.used - accounts.leaving + accounts.writing + more).saturating_sub(self.quota)
+        (accounts.used - accounts.leaving + accounts.writing + more)
+            .saturating_sub(self.room(accounts))
     }
 
     /// Gives a claim back.

@@ -56,6 +56,8 @@ const OPEN_SHARE: u64 = 4;
 const INDEX_SHARE: usize = 16;
 /// A row that says more bytes than that is none of ours; what is less can be summed up without care.
 const LONGEST_CONTENT: u64 = 1 << 44;
+/// More beside the cache than this is no real number, and sums do not overflow.
+const LARGEST_BESIDE: u64 = 1 << 60;
 /// How long a call waits for another one's fetch of the same object, retries included.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -64,7 +66,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub struct Config {
     /// The directory, made if it is missing; used by one process at a time.
     pub directory: PathBuf,
-    /// Bytes on disk (whole blocks of 4 KiB) for contents.
+    /// Bytes on disk (whole blocks of 4 KiB) for contents, and for what [`Cache::count_beside`] says.
     pub quota: u64,
     /// What `/proc/sys/kernel/random/boot_id` says. Empty: unknown, so contents are verified once after each start.
     pub boot_id: String,
@@ -268,11 +270,17 @@ impl Cache {
         self.shelf.write_uses();
     }
 
-    /// Bytes on disk (whole blocks) in use, by objects being written as well.
+    /// Counts `bytes` on disk that the caller keeps in files of its own within this cache's quota, in place of what
+    /// was counted so before. Objects make room at once; where there is no more room, one object at a time is kept.
+    pub fn count_beside(&self, bytes: u64) {
+        self.shelf.count_beside(bytes.min(LARGEST_BESIDE));
+    }
+
+    /// Bytes on disk (whole blocks) in use, by objects being written and by files beside the cache as well.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         let accounts = self.shelf.ledger.lock();
-        accounts.used + accounts.writing
+        accounts.used + accounts.writing + accounts.beside
     }
 
     /// The quota in bytes.
@@ -290,6 +298,15 @@ impl Cache {
     fn hit(&self, object: Object) -> Object {
         self.shelf.metrics.hits.inc();
         object
+    }
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Cache")
+            .field("directory", &self.shelf.store.directory())
+            .finish_non_exhaustive()
     }
 }
 

@@ -33,8 +33,10 @@ pub struct Metrics {
     pub disk_full: Counter,
     /// Writes to the index that failed; what they record is lost at the next start.
     pub index_errors: Counter,
-    /// Bytes on disk in use by committed objects.
+    /// Bytes on disk in use by committed objects and by files beside the cache.
     pub used_bytes: Gauge<u64, AtomicU64>,
+    /// The part of these that [`Cache::count_beside`](crate::Cache::count_beside) says.
+    pub beside_bytes: Gauge<u64, AtomicU64>,
     /// The quota in bytes.
     pub quota_bytes: Gauge<u64, AtomicU64>,
     /// Committed objects.
@@ -91,8 +93,10 @@ impl Metrics {
         for (name, help, counter) in bytes {
             registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
         }
-        let used = "Space on disk in use by committed objects";
+        let used = "Space on disk in use by committed objects and layers' trees";
         registry.register_with_unit("used", used, Unit::Bytes, self.used_bytes.clone());
+        let beside = "The part of the used space that layers' trees take";
+        registry.register_with_unit("beside", beside, Unit::Bytes, self.beside_bytes.clone());
         registry.register_with_unit("quota", "The quota", Unit::Bytes, self.quota_bytes.clone());
         registry.register("objects", "Committed objects", self.objects.clone());
     }

@@ -63,7 +63,8 @@ impl Shelf {
         let deadline = Instant::now() + ROOM_PATIENCE;
         let mut accounts = self.ledger.lock();
         loop {
-            if claim.overdraft || accounts.used + accounts.writing + more <= quota {
+            let room = self.ledger.room(&accounts);
+            if claim.overdraft || accounts.used + accounts.writing + more <= room {
                 break;
             }
             let excess = self.ledger.excess(&accounts, more);
@@ -80,7 +81,7 @@ impl Shelf {
             let others = accounts.leaving > 0 || accounts.writing > claim.bytes || in_use;
             // One object may go over, as long as nothing is over already: neither what was
             // committed, nor what others were promised, nor what has not left the disk yet.
-            let within = accounts.used + accounts.writing <= quota;
+            let within = accounts.used + accounts.writing <= room;
             if excess > 0 && within && !accounts.overdraft {
                 accounts.overdraft = true;
                 claim.overdraft = true;
@@ -110,7 +111,17 @@ impl Shelf {
         any
     }
 
-    /// Evicts what a quota lowered since the last run leaves no room for.
+    /// Counts what others keep beside the cache; evicts what it leaves no room for.
+    pub(crate) fn count_beside(&self, bytes: u64) {
+        let mut accounts = self.ledger.lock();
+        accounts.beside = bytes;
+        self.show(&accounts);
+        drop(accounts);
+        self.evict_excess();
+        self.ledger.notify();
+    }
+
+    /// Evicts what a quota lowered since the last run, or a tree that came, leaves no room for.
     pub(crate) fn evict_excess(&self) {
         let mut accounts = self.ledger.lock();
         let victims = match self.ledger.excess(&accounts, 0) {
@@ -375,7 +386,8 @@ impl Shelf {
 
     /// Brings the gauges up to date.
     pub(crate) fn show(&self, accounts: &Accounts) {
-        self.metrics.used_bytes.set(accounts.used);
+        self.metrics.used_bytes.set(accounts.used + accounts.beside);
+        self.metrics.beside_bytes.set(accounts.beside);
         self.metrics.objects.set(self.table.live());
     }
 }

@@ -345,3 +345,49 @@ fn beside_pinned_objects_one_at_a_time_goes_over_the_quota() {
     put(&cache, 1_000, TWO).unwrap();
     assert!(cache.contains(&key(0)) && !cache.contains(&key(last)));
 }
+
+#[test]
+fn files_beside_the_cache_take_part_of_its_quota() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = open(directory.path(), 10 * BLOCK);
+    for number in 0..10 {
+        put(&cache, number, 4096).unwrap();
+    }
+    cache.count_beside(4 * BLOCK);
+    assert_eq!(cache.used_bytes(), 10 * BLOCK);
+    assert_eq!(cache.metrics().used_bytes.get(), 10 * BLOCK);
+    assert_eq!(on_disk(directory.path()), 6 * BLOCK);
+    // The least recently used ones went.
+    assert!(!cache.contains(&key(3)) && cache.contains(&key(4)));
+    put(&cache, 10, 4096).unwrap();
+    assert!(on_disk(directory.path()) <= 6 * BLOCK);
+    // What goes there comes back.
+    cache.count_beside(BLOCK);
+    for number in 20..29 {
+        put(&cache, number, 4096).unwrap();
+    }
+    // Eviction goes a little beyond what is needed.
+    let objects = on_disk(directory.path());
+    assert!((8 * BLOCK..=9 * BLOCK).contains(&objects), "{objects}");
+    assert_eq!(cache.used_bytes(), objects + BLOCK);
+}
+
+/// Containers read on, however large the trees are.
+#[test]
+fn beside_too_much_one_object_at_a_time_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = open(directory.path(), 10 * BLOCK);
+    for number in 0..5 {
+        put(&cache, number, 4096).unwrap();
+    }
+    for beside in [10 * BLOCK, 100 * BLOCK, u64::MAX] {
+        cache.count_beside(beside);
+        assert_eq!(on_disk(directory.path()), 0);
+        for number in 10..15 {
+            put(&cache, number, 4096).unwrap();
+            assert_eq!(on_disk(directory.path()), BLOCK);
+        }
+    }
+    let last = cache.get(&key(14)).unwrap().expect("the last one is there");
+    assert_eq!(last.len(), 4096);
+}
