@@ -1,6 +1,6 @@
 //! Chains that are mounted: one mount a chain, whoever asks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,11 @@ use crate::builds::lock;
 use crate::chain_fs::ChainFs;
 use crate::error::AttachError;
 use crate::metrics::Metrics;
-use crate::tree_store::{create_private, disk, is_key};
+use crate::space::Space;
+use crate::tree_store::{create_private, disk, files, is_key};
+
+/// Name of the merged tree in a chain's directory.
+const TREE: &str = "tree";
 
 /// The directory of chains.
 pub(crate) struct Attachments {
@@ -19,12 +23,15 @@ pub(crate) struct Attachments {
     chains: Mutex<HashMap<String, Arc<Mutex<Option<Attached>>>>>,
     workers: usize,
     read_ahead_kib: u32,
+    space: Arc<Space>,
     metrics: Metrics,
 }
 
 struct Attached {
     session: Session,
     root_owner: (u32, u32),
+    /// Names of its layers' trees.
+    trees: Vec<String>,
 }
 
 impl Attachments {
@@ -34,16 +41,19 @@ impl Attachments {
         root: &Path,
         workers: usize,
         read_ahead_kib: u32,
+        space: Arc<Space>,
         metrics: Metrics,
     ) -> Result<Self, AttachError> {
         let directory = root.join("chains");
         create_private(&directory)?;
         detach_below(&directory)?;
+        space.look(files(&directory)?.map(|chain| chain.join(TREE)));
         Ok(Self {
             directory,
             chains: Mutex::default(),
             workers,
             read_ahead_kib,
+            space,
             metrics,
         })
     }
@@ -54,17 +64,18 @@ impl Attachments {
 
     /// Where the merged tree of a chain is kept.
     pub(crate) fn tree_path(&self, key: &str) -> PathBuf {
-        self.directory.join(key).join("tree")
+        self.directory.join(key).join(TREE)
     }
 
     pub(crate) fn mount_point(&self, key: &str) -> PathBuf {
         self.directory.join(key).join("fs")
     }
 
-    /// Mounts the chain unless it is mounted; `make` gives its file system.
+    /// Mounts the chain of these trees unless it is mounted; `make` gives its file system.
     pub(crate) fn attach(
         &self,
         key: &str,
+        trees: &[&str],
         make: impl FnOnce() -> Result<ChainFs, AttachError>,
     ) -> Result<PathBuf, AttachError> {
         let chain = self.chain(key);
@@ -91,6 +102,7 @@ impl Attachments {
         let dead = attached.replace(Attached {
             session,
             root_owner,
+            trees: trees.iter().map(|&tree| tree.to_owned()).collect(),
         });
         if dead.is_none() {
             self.metrics.chains.inc();
@@ -117,17 +129,72 @@ impl Attachments {
                 tracing::warn!(chain = key, %error, "cannot detach");
             }
         }
-        let directory = self.directory.join(key);
-        for path in [directory.join("fs"), directory.clone()] {
-            if path == directory {
-                let _ = fs::remove_file(self.tree_path(key));
-            }
-            // Whatever is left is emptied at the next detach of the same chain.
-            let _ = fs::remove_dir(&path);
-        }
+        self.remove_files(key);
         drop(attached);
+        self.forget(key, &chain);
+    }
+
+    /// Removes what is left of chains that are neither mounted nor in `keep`; returns how many.
+    /// Stopped anywhere, the next call does the rest.
+    pub(crate) fn retain(&self, keep: &HashSet<String>) -> Result<usize, AttachError> {
+        let mut removed = 0;
+        for path in files(&self.directory)? {
+            let key = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned());
+            let Some(key) = key.filter(|key| is_key(key) && !keep.contains(key)) else {
+                continue;
+            };
+            let chain = self.chain(&key);
+            // Locked: it is being attached or detached just now.
+            if let Ok(attached) = chain.try_lock()
+                && attached.is_none()
+                && !is_mount_point(&self.mount_point(&key))?
+            {
+                self.remove_files(&key);
+                removed += 1;
+            }
+            self.forget(&key, &chain);
+        }
+        Ok(removed)
+    }
+
+    /// The layers' trees of what is mounted.
+    pub(crate) fn trees(&self) -> HashSet<String> {
+        let chains: Vec<_> = lock(&self.chains).values().cloned().collect();
+        let mut trees = HashSet::new();
+        for chain in chains {
+            // Locked: being attached, its trees were just asked for.
+            if let Ok(attached) = chain.try_lock()
+                && let Some(attached) = &*attached
+            {
+                trees.extend(attached.trees.iter().cloned());
+            }
+        }
+        trees
+    }
+
+    /// Removes a chain's directory as far as it goes: never what is mounted.
+    fn remove_files(&self, key: &str) {
+        let directory = self.directory.join(key);
+        let _ = fs::remove_dir(self.mount_point(key));
+        for path in files(&directory).into_iter().flatten() {
+            // The tree, or half of one that a crash left.
+            let name = path.file_name().map(|name| name.to_string_lossy());
+            if name.is_some_and(|name| name.starts_with(TREE)) {
+                let _ = fs::remove_file(&path);
+            }
+        }
+        // Whatever is left goes at the next detach of the same chain, or with what no record names.
+        let _ = fs::remove_dir(&directory);
+        self.space.look([self.tree_path(key)]);
+    }
+
+    /// Drops the chain's place if nobody else holds it.
+    fn forget(&self, key: &str, chain: &Arc<Mutex<Option<Attached>>>) {
         let mut chains = lock(&self.chains);
-        if Arc::strong_count(&chain) == 2 {
+        let empty = chain.try_lock().is_ok_and(|attached| attached.is_none());
+        if empty && Arc::strong_count(chain) == 2 {
             chains.remove(key);
         }
     }

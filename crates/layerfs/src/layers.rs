@@ -1,5 +1,6 @@
 //! Claim and attach: from a layer's digest to a mounted chain.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ use crate::locate::{Found, Sources};
 use crate::metrics::Metrics;
 use crate::mounted::MountedSource;
 use crate::source::{LayerSource, Located, Opened, Source};
-use crate::tree_store::{MappedTree, TreeStore, chain_key, is_key, map, tree_key, write_whole};
+use crate::space::Space;
+use crate::tree_store::{MappedTree, TreeStore, chain_key, is_key, map, tree_key, write_counted};
 use image::{Digest, EMPTY_LAYER, chain_id};
 
 /// Name of the source of layers that need none.
@@ -32,6 +34,11 @@ pub struct Config {
     pub workers: usize,
     /// Read-ahead of each mount, KiB.
     pub read_ahead_kib: u32,
+    /// How long a tree that no record names waits for one: claims are recorded after they are
+    /// answered.
+    pub tree_grace: Duration,
+    /// The cache whose quota the trees share.
+    pub cache: Option<Arc<cache::Cache>>,
 }
 
 /// A layer that is asked for.
@@ -73,6 +80,24 @@ pub struct ChainLayer {
     pub source: String,
 }
 
+/// What the records of snapshots name.
+#[derive(Debug, Clone, Default)]
+pub struct Named {
+    /// Trees of claimed layers.
+    pub trees: HashSet<String>,
+    /// Chains that somebody uses: their layers' trees, bottom to top.
+    pub chains: Vec<Vec<String>>,
+}
+
+/// How much was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Layers' trees.
+    pub trees: usize,
+    /// Merged trees, or what was left of them.
+    pub chains: usize,
+}
+
 /// The lazy layers of one node. Cheap to share.
 pub struct Layers {
     inner: Arc<Inner>,
@@ -83,6 +108,7 @@ struct Inner {
     trees: TreeStore,
     builds: Arc<Builds>,
     attachments: Attachments,
+    space: Arc<Space>,
     build_deadline: Duration,
     metrics: Metrics,
 }
@@ -99,10 +125,19 @@ impl Layers {
             build_threads,
             workers,
             read_ahead_kib,
+            tree_grace,
+            cache,
         } = config;
         let metrics = Metrics::default();
-        let trees = TreeStore::open(&root)?;
-        let attachments = Attachments::open(&root, workers, read_ahead_kib, metrics.clone())?;
+        let space = Arc::new(Space::new(cache));
+        let trees = TreeStore::open(&root, Arc::clone(&space), tree_grace)?;
+        let attachments = Attachments::open(
+            &root,
+            workers,
+            read_ahead_kib,
+            Arc::clone(&space),
+            metrics.clone(),
+        )?;
         let sources = sources.into_iter().map(|source| -> Arc<dyn LayerSource> {
             match source {
                 Source::Embedded(embedded) => Arc::new(EmbeddedSource::new(embedded)),
@@ -120,6 +155,7 @@ impl Layers {
             trees,
             builds,
             attachments,
+            space,
             build_deadline,
             metrics,
         };
@@ -155,9 +191,10 @@ impl Layers {
     /// # Errors
     /// What keeps the chain from being mounted now; names the layer.
     pub fn attach(&self, chain: &[ChainLayer]) -> Result<PathBuf, AttachError> {
-        let key = chain_key(chain.iter().map(|layer| layer.tree.as_str()));
+        let trees: Vec<&str> = chain.iter().map(|layer| layer.tree.as_str()).collect();
+        let key = chain_key(trees.iter().copied());
         let inner = &self.inner;
-        inner.attachments.attach(&key, || {
+        inner.attachments.attach(&key, &trees, || {
             let tree = inner.merged(&key, chain)?;
             let sources = chain
                 .iter()
@@ -179,12 +216,22 @@ impl Layers {
         self.inner.attachments.detach(&key);
     }
 
-    /// Removes the trees that no record names; returns how many.
+    /// Removes the trees that no record names and nothing mounted is made of. Claims and attaches
+    /// may go on meanwhile: what they asked for lately stays.
     ///
     /// # Errors
     /// The state directory cannot be read or written.
-    pub fn retain_trees(&self, named: impl Fn(&str) -> bool) -> Result<usize, AttachError> {
-        self.inner.trees.retain(named)
+    pub fn retain(&self, named: &Named) -> Result<Removed, AttachError> {
+        let key = |chain: &Vec<String>| chain_key(chain.iter().map(String::as_str));
+        let chains: HashSet<String> = named.chains.iter().map(key).collect();
+        let chains = self.inner.attachments.retain(&chains)?;
+        let mounted = self.inner.attachments.trees();
+        let trees = self.inner.trees.retain(|tree| {
+            named.trees.contains(tree)
+                || mounted.contains(tree)
+                || named.chains.iter().flatten().any(|named| named == tree)
+        })?;
+        Ok(Removed { trees, chains })
     }
 
     /// Unmounts every chain on purpose; returns how many were mounted.
@@ -236,6 +283,7 @@ impl Inner {
 
     fn claim_empty(&self, request: &LayerRequest) -> Result<Claimed, Refusal> {
         let key = tree_key(&request.layer, EMPTY_SOURCE);
+        self.trees.want(&key);
         self.put_empty(&key)
             .map_err(|error| SourceError::Unavailable {
                 source_name: EMPTY_SOURCE.to_owned(),
@@ -264,6 +312,7 @@ impl Inner {
 
     /// Builds the tree in the background unless it is there.
     fn build(self: &Arc<Self>, layer: &Digest, found: &Found) -> Option<Arc<Build>> {
+        self.trees.want(&found.tree);
         if self.trees.contains(&found.tree) {
             return None;
         }
@@ -333,7 +382,7 @@ impl Inner {
             .map(|layer| self.layer_tree(layer, deadline))
             .collect::<Result<Vec<_>, _>>()?;
         let borrowed: Vec<&MappedTree> = trees.iter().map(AsRef::as_ref).collect();
-        write_whole(&path, "merged", &tree::merge(&borrowed)?)?;
+        write_counted(&self.space, &path, "merged", &tree::merge(&borrowed)?)?;
         map(&path)?.ok_or_else(|| AttachError::TreeFile {
             path,
             reason: "vanished after it was written".to_owned(),
@@ -352,6 +401,7 @@ impl Inner {
                 reason: format!("{:?} is not the name of a tree", layer.tree),
             });
         }
+        self.trees.want(&layer.tree);
         if layer.source == EMPTY_SOURCE {
             self.put_empty(&layer.tree)?;
         }

@@ -31,10 +31,11 @@ mod mounted;
 mod read_ahead;
 mod repository_fs;
 mod source;
+mod space;
 mod tree_store;
 
 pub use error::{AttachError, Refusal, SourceError};
-pub use layers::{ChainLayer, Claimed, Config, LayerRequest, Layers};
+pub use layers::{ChainLayer, Claimed, Config, LayerRequest, Layers, Named, Removed};
 pub use metrics::Metrics;
 pub use repository_fs::{Ownership, RepositoryFs, RepositoryFsOptions};
 pub use source::{Embedded, Mounted, OpenRepository, Source};

@@ -1,15 +1,19 @@
 //! Tree files on disk: written whole, renamed into place, mapped, never changed.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use tree::Tree;
 
+use crate::builds::lock;
 use crate::error::AttachError;
+use crate::space::Space;
 
 /// Bytes of the SHA-256 that ends a tree file. What a tree says (owners, modes, where contents lie) is
 /// guarded like any content: damage that still parses must not be served.
@@ -39,6 +43,10 @@ impl MappedBytes {
 pub(crate) struct TreeStore {
     directory: PathBuf,
     next: AtomicU64,
+    space: Arc<Space>,
+    /// When each tree was last asked for: a record that names it may be about to be written.
+    wanted: Mutex<HashMap<String, Instant>>,
+    grace: Duration,
 }
 
 /// Name of a layer's tree: what it was made from, and in which format it is written. Another
@@ -78,7 +86,11 @@ pub(crate) fn is_key(text: &str) -> bool {
 }
 
 impl TreeStore {
-    pub(crate) fn open(root: &Path) -> Result<Self, AttachError> {
+    pub(crate) fn open(
+        root: &Path,
+        space: Arc<Space>,
+        grace: Duration,
+    ) -> Result<Self, AttachError> {
         let directory = root
             .join("trees")
             .join(format!("v{}", tree::FORMAT_VERSION));
@@ -86,9 +98,13 @@ impl TreeStore {
         for leftover in files(&directory)?.filter(|path| path.extension().is_some()) {
             fs::remove_file(&leftover).map_err(|cause| disk(&leftover, cause))?;
         }
+        space.look(files(&directory)?);
         Ok(Self {
             directory,
             next: AtomicU64::new(0),
+            space,
+            wanted: Mutex::default(),
+            grace,
         })
     }
 
@@ -103,8 +119,9 @@ impl TreeStore {
             Ok(tree) => Ok(tree.map(Arc::new)),
             Err(AttachError::TreeFile { path, reason }) => {
                 tracing::warn!(path = %path.display(), reason, "damaged tree file removed");
-                fs::remove_file(&path).map_err(|cause| disk(&path, cause))?;
-                Ok(None)
+                let removed = fs::remove_file(&path).map_err(|cause| disk(&path, cause));
+                self.space.look([path]);
+                removed.map(|()| None)
             }
             Err(error) => Err(error),
         }
@@ -116,19 +133,36 @@ impl TreeStore {
 
     /// Keeps a tree; a crash at any moment leaves either nothing or the whole file.
     pub(crate) fn put(&self, key: &str, bytes: &[u8]) -> Result<(), AttachError> {
+        self.want(key);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        write_whole(&self.path(key), &format!("{number}"), bytes)
+        write_counted(&self.space, &self.path(key), &format!("{number}"), bytes)
     }
 
-    /// Removes every tree that `keep` does not want; returns how many.
+    /// Keeps a tree, present or to come, from [`TreeStore::retain`] for a while. Comes before the
+    /// look whether it is there.
+    pub(crate) fn want(&self, key: &str) {
+        lock(&self.wanted).insert(key.to_owned(), Instant::now());
+    }
+
+    /// Removes every tree that `keep` does not want and nobody asked for lately; returns how many.
     pub(crate) fn retain(&self, keep: impl Fn(&str) -> bool) -> Result<usize, AttachError> {
         let mut removed = 0;
+        lock(&self.wanted).retain(|_, asked| asked.elapsed() < self.grace);
         for path in files(&self.directory)? {
             let name = path
                 .file_name()
                 .map(|name| name.to_string_lossy().into_owned());
-            if name.is_some_and(|name| is_key(&name) && !keep(&name)) {
+            let Some(name) = name.filter(|name| is_key(name) && !keep(name)) else {
+                continue;
+            };
+            // Held while it is removed: whoever wants it now finds it gone, and builds it.
+            let wanted = lock(&self.wanted);
+            if wanted
+                .get(&name)
+                .is_none_or(|asked| asked.elapsed() >= self.grace)
+            {
                 fs::remove_file(&path).map_err(|cause| disk(&path, cause))?;
+                self.space.look([path]);
                 removed += 1;
             }
         }
@@ -137,7 +171,7 @@ impl TreeStore {
 }
 
 /// Writes beside `path` and renames, so that nobody ever sees half a file.
-pub(crate) fn write_whole(path: &Path, unique: &str, bytes: &[u8]) -> Result<(), AttachError> {
+fn write_whole(path: &Path, unique: &str, bytes: &[u8]) -> Result<(), AttachError> {
     let temporary = path.with_extension(format!("{unique}.new"));
     let written = fs::File::create(&temporary).and_then(|mut file| {
         file.write_all(bytes)?;
@@ -151,6 +185,19 @@ pub(crate) fn write_whole(path: &Path, unique: &str, bytes: &[u8]) -> Result<(),
         let _ = fs::remove_file(&temporary);
         disk(path, cause)
     })
+}
+
+/// The same, counted.
+pub(crate) fn write_counted(
+    space: &Space,
+    path: &Path,
+    unique: &str,
+    bytes: &[u8],
+) -> Result<(), AttachError> {
+    space.expect(path, bytes.len() + CHECKSUM);
+    let written = write_whole(path, unique, bytes);
+    space.look([path.to_owned()]);
+    written
 }
 
 /// Maps a tree file; `None` if there is none.
@@ -188,7 +235,7 @@ pub(crate) fn disk(path: &Path, cause: std::io::Error) -> AttachError {
     }
 }
 
-fn files(directory: &Path) -> Result<impl Iterator<Item = PathBuf>, AttachError> {
+pub(crate) fn files(directory: &Path) -> Result<impl Iterator<Item = PathBuf>, AttachError> {
     let entries = fs::read_dir(directory).map_err(|cause| disk(directory, cause))?;
     Ok(entries.filter_map(|entry| entry.ok().map(|entry| entry.path())))
 }
@@ -200,8 +247,12 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, TreeStore) {
         let directory = tempfile::tempdir().unwrap();
-        let store = TreeStore::open(directory.path()).unwrap();
+        let store = open(directory.path(), Duration::ZERO);
         (directory, store)
+    }
+
+    fn open(root: &Path, grace: Duration) -> TreeStore {
+        TreeStore::open(root, Arc::new(Space::new(None)), grace).unwrap()
     }
 
     fn tree() -> Vec<u8> {
@@ -221,7 +272,7 @@ mod tests {
         let (directory, store) = store();
         store.put(&key("a"), &tree()).unwrap();
         drop(store);
-        let store = TreeStore::open(directory.path()).unwrap();
+        let store = open(directory.path(), Duration::ZERO);
         let tree = store.get(&key("a")).unwrap().expect("kept");
         assert!(tree.lookup_path(b"etc/hosts").is_some());
         assert!(store.get(&key("b")).unwrap().is_none());
@@ -257,7 +308,7 @@ mod tests {
         let (directory, store) = store();
         let leftover = store.path(&key("a")).with_extension("3.new");
         fs::write(&leftover, b"half").unwrap();
-        TreeStore::open(directory.path()).unwrap();
+        open(directory.path(), Duration::ZERO);
         assert!(!leftover.exists());
     }
 
@@ -269,6 +320,20 @@ mod tests {
         }
         assert_eq!(store.retain(|name| name == key("a")).unwrap(), 1);
         assert!(store.contains(&key("a")) && !store.contains(&key("b")));
+    }
+
+    #[test]
+    fn what_was_asked_for_lately_waits_for_its_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path(), Duration::from_secs(3600));
+        store.put(&key("a"), &tree()).unwrap();
+        assert_eq!(store.retain(|_| false).unwrap(), 0);
+        drop(store);
+        // After a restart only the records count, and what is asked for again.
+        let store = open(directory.path(), Duration::from_secs(3600));
+        store.put(&key("b"), &tree()).unwrap();
+        assert_eq!(store.retain(|_| false).unwrap(), 1);
+        assert!(!store.contains(&key("a")) && store.contains(&key("b")));
     }
 
     #[test]

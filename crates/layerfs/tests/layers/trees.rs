@@ -1,9 +1,10 @@
 //! Trees: built once, kept over restarts, made again when damaged, never another layer's.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use layerfs::{AttachError, ChainLayer, Config, Layers};
+use layerfs::{AttachError, ChainLayer, Config, Layers, Named, Removed};
 use testkit::{Entry, Fault, LayerBlob, When};
 
 use crate::model::{Kept, merged};
@@ -17,7 +18,7 @@ fn image() -> Vec<LayerBlob> {
     ]
 }
 
-fn assert_shows(path: &std::path::Path, image: &[LayerBlob]) {
+fn assert_shows(path: &Path, image: &[LayerBlob]) {
     let layers: Vec<_> = image.iter().map(|blob| blob.layer.clone()).collect();
     let expected = merged(&layers, Kept::ALL);
     expected
@@ -118,7 +119,7 @@ fn damaged_trees_are_made_again() {
 }
 
 /// As a disk does it: the file that is mapped is not written to.
-fn replace(file: &std::path::Path, bytes: &[u8]) {
+fn replace(file: &Path, bytes: &[u8]) {
     fs::remove_file(file).unwrap();
     fs::write(file, bytes).unwrap();
 }
@@ -260,6 +261,14 @@ fn claim_while_catalogs_stall(
     vec![link(&image[0], &node.claim(&request).unwrap())]
 }
 
+/// Records that name the trees of these layers, and no chain.
+fn records(layers: &[ChainLayer]) -> Named {
+    Named {
+        trees: layers.iter().map(|layer| layer.tree.clone()).collect(),
+        chains: Vec::new(),
+    }
+}
+
 #[test]
 fn trees_without_a_record_go() {
     let image = image();
@@ -269,7 +278,117 @@ fn trees_without_a_record_go() {
     eventually("both trees are built", || {
         node.metrics().trees_built.get() == 2
     });
-    assert_eq!(node.retain_trees(|tree| tree == chain[1].tree).unwrap(), 1);
+    let removed = node.retain(&records(&chain[1..])).unwrap();
+    assert_eq!((removed.trees, removed.chains), (1, 0));
     let left = world.tree_files();
     assert!(left.len() == 1 && left[0].ends_with(&chain[1].tree));
+}
+
+#[test]
+fn a_claim_that_is_not_recorded_yet_keeps_its_tree() {
+    let image = image();
+    let world = World::serving(&image, 1);
+    let config = Config {
+        tree_grace: Duration::from_secs(3600),
+        ..world.config()
+    };
+    let node = Layers::open(config, vec![world.source(false)]).unwrap();
+    claim(&node, &image).unwrap();
+    eventually("both trees are built", || {
+        node.metrics().trees_built.get() == 2
+    });
+    assert_eq!(node.retain(&Named::default()).unwrap(), Removed::default());
+    assert_eq!(world.tree_files().len(), 2);
+}
+
+#[test]
+fn what_is_mounted_keeps_its_trees_and_what_is_detached_none() {
+    if !mounts_possible() {
+        return;
+    }
+    let image = image();
+    let world = World::serving(&image, 1);
+    let node = world.layers();
+    let (chain, path) = attach(&node, &image);
+    assert_eq!(node.retain(&Named::default()).unwrap(), Removed::default());
+    assert!(world.chain_file(&path).exists());
+    assert_shows(&path, &image);
+    node.detach(&chain);
+    assert!(!path.parent().unwrap().exists());
+    assert_eq!(node.retain(&Named::default()).unwrap().trees, 2);
+    assert_eq!(world.tree_files().len(), 0);
+}
+
+/// As a daemon that is killed leaves them: chains that were never detached, and half a tree.
+#[test]
+fn chains_that_no_record_names_go_at_the_start() {
+    if !mounts_possible() {
+        return;
+    }
+    let image = image();
+    let world = World::serving(&image, 1);
+    let node = world.layers();
+    let (whole, named) = attach(&node, &image);
+    let (_, unnamed) = attach(&node, &image[..1]);
+    world.stop(node);
+    fs::write(world.chain_file(&unnamed).with_extension("merged.new"), "h").unwrap();
+    let stranger = world.root().join("chains/not-ours");
+    fs::create_dir(&stranger).unwrap();
+
+    let node = world.layers();
+    let records = Named {
+        chains: vec![whole.iter().map(|layer| layer.tree.clone()).collect()],
+        ..records(&whole)
+    };
+    assert_eq!(
+        node.retain(&records).unwrap(),
+        Removed {
+            trees: 0,
+            chains: 1
+        }
+    );
+    assert!(!unnamed.parent().unwrap().exists() && stranger.exists());
+    assert!(world.chain_file(&named).exists());
+    assert_eq!(node.retain(&records).unwrap(), Removed::default());
+    assert_shows(&node.attach(&whole).unwrap(), &image);
+    // It comes again when somebody asks for it.
+    assert_shows(&node.attach(&whole[..1]).unwrap(), &image[..1]);
+}
+
+#[test]
+fn trees_share_the_caches_quota() {
+    if !mounts_possible() {
+        return;
+    }
+    let image = image();
+    let world = World::serving(&image, 1);
+    let on_disk = |path: &Path| {
+        let files = world
+            .tree_files()
+            .into_iter()
+            .chain([world.chain_file(path)]);
+        files
+            .filter_map(|file| fs::metadata(file).ok())
+            .map(|metadata| metadata.len().next_multiple_of(4096))
+            .sum::<u64>()
+    };
+    let beside = || world.cache().metrics().beside_bytes.get();
+    let node = world.layers();
+    let (chain, path) = attach(&node, &image);
+    let three = on_disk(&path);
+    assert_eq!((beside(), three > 2 * 4096), (three, true));
+    let cache = world.cache();
+    assert!(cache.used_bytes() > three);
+    drop(cache);
+    world.stop(node);
+
+    // Counted again after a restart.
+    let node = world.layers();
+    assert_eq!(beside(), three);
+    node.attach(&chain).unwrap();
+    node.detach(&chain);
+    let two = on_disk(&path);
+    assert_eq!((beside(), two < three), (two, true));
+    node.retain(&Named::default()).unwrap();
+    assert_eq!(beside(), 0);
 }

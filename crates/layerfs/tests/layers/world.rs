@@ -136,6 +136,8 @@ impl World {
             build_threads: 2,
             workers: 2,
             read_ahead_kib: 128,
+            tree_grace: Duration::ZERO,
+            cache: Some(self.cache()),
         }
     }
 
@@ -173,7 +175,7 @@ impl World {
         })
     }
 
-    fn cache(&self) -> Arc<cache::Cache> {
+    pub(crate) fn cache(&self) -> Arc<cache::Cache> {
         let mut known = self.cache.lock().unwrap();
         if let Some(cache) = known.upgrade() {
             return cache;

@@ -3,12 +3,11 @@
 use crate::cli::ServeArgs;
 use crate::config::{Access, Config, RepositoryEntry};
 use crate::error::{Error, Kind};
-use crate::lazy_layers::NodeLayers;
+use crate::lazy_layers::{NodeLayers, drop_unnamed_trees};
 use crate::{logging, notify, signals, socket, state, wiring};
 use cache::Cache;
 use layerfs::{Embedded, Layers, Mounted, Source};
 use snapshotter::{LazyLayers, Snapshotter};
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,6 +15,9 @@ use tokio::runtime::{Handle, Runtime};
 
 /// After the service has ended, threads that still wait for a server are left behind.
 const LAST_THREADS: Duration = Duration::from_secs(2);
+
+/// A claim is answered before it is recorded, and the trees of an image's other layers are made before they are claimed.
+const TREE_GRACE: Duration = Duration::from_secs(600);
 
 /// Serves until SIGTERM or SIGINT. What is mounted stays mounted.
 pub(super) fn run(args: &ServeArgs) -> Result<(), Error> {
@@ -61,12 +63,15 @@ fn layers(
         build_threads: config.tree_workers,
         workers: config.fuse_workers,
         read_ahead_kib: config.read_ahead_kib,
+        tree_grace: TREE_GRACE,
+        cache: Some(Arc::clone(cache)),
     };
     let layers = Layers::open(settings, sources).map_err(|error| {
         Error::new(Kind::Unavailable, "cannot open the layers' state")
             .because(error)
             .hint("run `outcrop check`")
     })?;
+    // Before the first request.
     drop_unnamed_trees(&config.root, &layers);
     Ok(Arc::new(layers))
 }
@@ -106,23 +111,6 @@ fn source(
     }))
 }
 
-/// Trees of images that were removed. Before the first request, when nobody can be making one.
-fn drop_unnamed_trees(root: &Path, layers: &Layers) {
-    // Without records there is nothing to compare with: at the first start, and never a reason not to start.
-    let Ok(snapshots) = snapshotter::read_snapshots(root) else {
-        return;
-    };
-    let named: HashSet<String> = snapshots
-        .into_iter()
-        .filter_map(|snapshot| Some(snapshot.claim?.layer.tree))
-        .collect();
-    match layers.retain_trees(|tree| named.contains(tree)) {
-        Ok(0) => {}
-        Ok(count) => tracing::info!(count, "removed trees of layers that are gone"),
-        Err(error) => tracing::warn!(%error, "cannot remove trees of layers that are gone"),
-    }
-}
-
 fn serve(
     config: &Config,
     entries: &[RepositoryEntry],
@@ -142,7 +130,9 @@ fn serve(
         .filter(|entry| entry.trust_without_diff_id)
         .map(source_name)
         .collect();
-    let layers: Arc<dyn LazyLayers> = Arc::new(NodeLayers(layers));
+    let layers = NodeLayers::start(config.root.clone(), layers)
+        .map_err(|error| Error::new(Kind::Unavailable, "cannot start threads").because(error))?;
+    let layers: Arc<dyn LazyLayers> = Arc::new(layers);
     let opened = Snapshotter::open(settings, layers, runtime.handle().clone()).map_err(failed)?;
     let notify_socket = std::env::var_os("NOTIFY_SOCKET");
     runtime.block_on(async {
