@@ -11,6 +11,7 @@ use crate::builds::lock;
 use crate::chain_fs::ChainFs;
 use crate::error::AttachError;
 use crate::metrics::Metrics;
+use crate::own_mounts::OwnMounts;
 use crate::space::Space;
 use crate::tree_store::{create_private, disk, files, is_key};
 
@@ -24,6 +25,7 @@ pub(crate) struct Attachments {
     workers: usize,
     read_ahead_kib: u32,
     space: Arc<Space>,
+    own: Arc<OwnMounts>,
     metrics: Metrics,
 }
 
@@ -49,6 +51,7 @@ impl Attachments {
         detach_below(&directory)?;
         space.look(files(&directory)?.map(|chain| chain.join(TREE)));
         Ok(Self {
+            own: Arc::new(OwnMounts::new(directory.clone())),
             directory,
             chains: Mutex::default(),
             workers,
@@ -58,8 +61,9 @@ impl Attachments {
         })
     }
 
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
+    /// What this process serves.
+    pub(crate) fn own(&self) -> &Arc<OwnMounts> {
+        &self.own
     }
 
     /// Where the merged tree of a chain is kept.
@@ -98,7 +102,10 @@ impl Attachments {
             create_private(&path)?;
         }
         let root_owner = files.root_owner();
-        let session = Session::mount(Arc::new(files), &path, self.options())?;
+        let files = Arc::new(files);
+        let session = Session::mount(Arc::clone(&files) as _, &path, self.options())?;
+        let own = self.own.serve(session.device());
+        files.own.get_or_init(|| own);
         let dead = attached.replace(Attached {
             session,
             root_owner,

@@ -1,6 +1,6 @@
 //! A chain as the kernel sees it: the merged tree of its layers, contents from their sources.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fuse::{Attr, DirReply, Entry, Errno, FileSystem, Inode, ReadReply, StatFs};
@@ -8,6 +8,7 @@ use tree::{Kind, NodeId};
 
 use crate::error::errno;
 use crate::metrics::Metrics;
+use crate::own_mounts::OwnMount;
 use crate::read_ahead::{CHUNKS_AHEAD, ReadAhead};
 use crate::source::LayerSource;
 use crate::tree_store::MappedTree;
@@ -24,6 +25,8 @@ pub(crate) struct ChainFs {
     /// Sources by the layer's position in the chain.
     sources: Vec<Arc<dyn LayerSource>>,
     ahead: ReadAhead,
+    /// Set once it is mounted.
+    pub(crate) own: OnceLock<OwnMount>,
     metrics: Metrics,
 }
 
@@ -37,6 +40,7 @@ impl ChainFs {
             tree,
             sources,
             ahead: ReadAhead::default(),
+            own: OnceLock::new(),
             metrics,
         }
     }

@@ -142,7 +142,7 @@ impl Layers {
             match source {
                 Source::Embedded(embedded) => Arc::new(EmbeddedSource::new(embedded)),
                 Source::Mounted(mounted) => {
-                    let own = attachments.directory().to_owned();
+                    let own = Arc::clone(attachments.own());
                     Arc::new(MountedSource::new(mounted, own))
                 }
             }

@@ -28,6 +28,7 @@ mod layers;
 mod locate;
 mod metrics;
 mod mounted;
+mod own_mounts;
 mod read_ahead;
 mod repository_fs;
 mod source;

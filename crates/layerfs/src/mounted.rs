@@ -16,6 +16,7 @@ use crate::catalog_watch::{self, CatalogWatch};
 use crate::content::{Belongs, ContentRef, Stamp, decode};
 use crate::error::SourceError;
 use crate::implicit::{self, Time};
+use crate::own_mounts::OwnMounts;
 use crate::source::{LayerSource, Located, Mounted, Opened};
 
 /// Bounds of a walk: a directory of somebody else's may hold anything.
@@ -29,13 +30,12 @@ pub(crate) struct MountedSource {
     name: String,
     directory: PathBuf,
     trusted: bool,
-    /// Outcrop's own chains; a source below them would make the daemon wait for itself.
-    own_mounts: PathBuf,
+    own_mounts: Arc<OwnMounts>,
     catalogs: CatalogWatch,
 }
 
 impl MountedSource {
-    pub(crate) fn new(mounted: Mounted, own_mounts: PathBuf) -> Self {
+    pub(crate) fn new(mounted: Mounted, own_mounts: Arc<OwnMounts>) -> Self {
         let name = format!("mounted:{}", mounted.directory.display());
         let trusted = mounted.trust_without_diff_id;
         Self {
@@ -61,13 +61,21 @@ impl MountedSource {
         }
     }
 
+    /// First the path as it is written, which touches nothing; then where its links lead.
     fn refuse_own(&self) -> Result<(), SourceError> {
-        if self.directory.starts_with(&self.own_mounts) {
-            return Err(SourceError::OwnMount {
+        let refuse = |path: &Path| match self.own_mounts.hold(path) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(SourceError::OwnMount {
                 directory: self.directory.clone(),
-            });
+            }),
+            Err(error) => Err(self.unavailable(Path::new("/proc/self/mountinfo"), &error)),
+        };
+        refuse(&self.directory)?;
+        match fs::canonicalize(&self.directory) {
+            Ok(path) => refuse(&path),
+            // Whoever looks into it says why.
+            Err(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// The directory below the mount point.
@@ -475,12 +483,16 @@ mod tests {
         (root, files, layer)
     }
 
+    fn own(chains: impl Into<PathBuf>) -> Arc<OwnMounts> {
+        Arc::new(OwnMounts::new(chains.into()))
+    }
+
     fn source(root: &Path) -> MountedSource {
         let mounted = Mounted {
             directory: root.to_owned(),
             trust_without_diff_id: false,
         };
-        MountedSource::new(mounted, PathBuf::from("/nowhere/chains"))
+        MountedSource::new(mounted, own("/nowhere/chains"))
     }
 
     #[test]
@@ -542,7 +554,7 @@ mod tests {
             directory: root.path().join("x/fs"),
             trust_without_diff_id: false,
         };
-        let source = MountedSource::new(mounted, root.path().to_owned());
+        let source = MountedSource::new(mounted, own(root.path()));
         assert!(matches!(
             source.locate(&layer),
             Err(SourceError::OwnMount { .. })

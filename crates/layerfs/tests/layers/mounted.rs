@@ -226,3 +226,46 @@ fn a_client_that_is_away_is_unavailable_and_its_mount_dead_no_miss() {
         answer => panic!("{answer:?}"),
     }
 }
+
+/// A chain, a bind mount of a chain, or a link to either, whichever way the configuration names it.
+#[test]
+fn a_mount_of_this_process_is_refused_wherever_it_shows() {
+    if !mounts_possible() {
+        return;
+    }
+    let image = image();
+    let world = World::serving(&image, 1);
+    let names = ["bind", "link", "link-to-bind"];
+    let [bind, link, linked_bind] = names.map(|name| world.path(name));
+    let sources = [&bind, &link, &linked_bind].map(|path| mounted(path.clone()));
+    let mut sources = Vec::from(sources);
+    sources.push(world.source(false));
+    let node = Layers::open(world.config(), sources).unwrap();
+    let (chain, path) = attach(&node, &image);
+    std::fs::create_dir(&bind).unwrap();
+    rustix::mount::mount_bind(&path, &bind).unwrap();
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    std::os::unix::fs::symlink(bind.join("bin"), &linked_bind).unwrap();
+    for directory in [&bind, &link, &linked_bind] {
+        assert!(refuses_own(&node, directory), "{}", directory.display());
+    }
+    // Detached, it is served on below the bind mount.
+    node.detach(&chain);
+    assert!(refuses_own(&node, &bind));
+    fuse::detach_path(&bind).unwrap();
+}
+
+/// Whether the node says that of the source at `directory`: it has to be asked for it alone.
+fn refuses_own(node: &Layers, directory: &std::path::Path) -> bool {
+    let layer = layerfs::ChainLayer {
+        layer: crate::world::parsed(&image()[0].digest),
+        tree: "0".repeat(64),
+        source: format!("mounted:{}", directory.display()),
+    };
+    match node.attach(&[layer]) {
+        Err(layerfs::AttachError::Layer { cause, .. }) => {
+            matches!(cause, SourceError::OwnMount { .. })
+        }
+        answer => panic!("{answer:?}"),
+    }
+}
