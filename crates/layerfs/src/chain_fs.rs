@@ -10,7 +10,7 @@ use crate::error::errno;
 use crate::metrics::Metrics;
 use crate::own_mounts::OwnMount;
 use crate::read_ahead::{CHUNKS_AHEAD, ReadAhead};
-use crate::source::LayerSource;
+use crate::source::{LayerSource, Opened};
 use crate::tree_store::MappedTree;
 
 /// Everything in a chain is immutable, so the kernel may remember it as long as it likes.
@@ -114,14 +114,17 @@ impl ChainFs {
         if ReadAhead::is_sequential(usize::from(extent.offset > 0), extent.offset, offset) {
             self.fetch_ahead(source, node, extent.offset + extent.length);
         }
-        let opened = source.open(&extent).map_err(|error| {
+        let skip = offset - extent.offset;
+        let wanted = (end - offset).min(extent.length - skip);
+        let opened = source.open(&extent, skip, wanted).map_err(|error| {
             self.metrics.failed_reads.inc();
             tracing::error!(error = %error, "a read in a container fails with EIO");
             errno(&error)
         })?;
-        let skip = offset - extent.offset;
-        let wanted = (end - offset).min(extent.length - skip);
-        let read = out.push_file(opened.file(), opened.base() + skip, wanted)? as u64;
+        let read = match opened {
+            Opened::Object(object) => out.push_file(object.file(), skip, wanted)?,
+            Opened::Bytes(bytes) => out.push(&bytes),
+        } as u64;
         if read < wanted.min(read + out.remaining() as u64) {
             // Shorter than the catalog says: never pad with zeros.
             self.metrics.failed_reads.inc();
@@ -141,11 +144,12 @@ impl ChainFs {
             let (source, content) = (Arc::clone(source), extent.content.to_vec());
             let (start, length) = (extent.offset, extent.length);
             self.ahead.start(move || {
-                let _ = source.open(&tree::Extent {
+                let extent = tree::Extent {
                     offset: start,
                     length,
                     content: &content,
-                });
+                };
+                let _ = source.open(&extent, 0, 0);
             });
         }
     }

@@ -230,7 +230,7 @@ impl LayerSource for EmbeddedSource {
         })
     }
 
-    fn open(&self, extent: &tree::Extent<'_>) -> Result<Opened, SourceError> {
+    fn open(&self, extent: &tree::Extent<'_>, _: u64, _: u64) -> Result<Opened, SourceError> {
         let repository = self.repository()?;
         let object = match decode(extent.content) {
             Some(ContentRef::Object(object)) => repository.fetch(&object, Some(extent.length)),

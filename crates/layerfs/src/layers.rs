@@ -37,6 +37,8 @@ pub struct Config {
     /// How long a tree that no record names waits for one: claims are recorded after they are
     /// answered.
     pub tree_grace: Duration,
+    /// How long a mounted repository may take for one answer.
+    pub mounted_deadline: Duration,
     /// The cache whose quota the trees share.
     pub cache: Option<Arc<cache::Cache>>,
 }
@@ -126,6 +128,7 @@ impl Layers {
             workers,
             read_ahead_kib,
             tree_grace,
+            mounted_deadline,
             cache,
         } = config;
         let metrics = Metrics::default();
@@ -143,7 +146,7 @@ impl Layers {
                 Source::Embedded(embedded) => Arc::new(EmbeddedSource::new(embedded)),
                 Source::Mounted(mounted) => {
                     let own = Arc::clone(attachments.own());
-                    Arc::new(MountedSource::new(mounted, own))
+                    Arc::new(MountedSource::new(mounted, own, mounted_deadline))
                 }
             }
         });
@@ -480,7 +483,7 @@ impl LayerSource for Empty {
         Err(no_content())
     }
 
-    fn open(&self, _: &tree::Extent<'_>) -> Result<Opened, SourceError> {
+    fn open(&self, _: &tree::Extent<'_>, _: u64, _: u64) -> Result<Opened, SourceError> {
         Err(no_content())
     }
 }

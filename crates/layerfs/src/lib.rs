@@ -29,6 +29,7 @@ mod locate;
 mod metrics;
 mod mounted;
 mod own_mounts;
+mod patience;
 mod read_ahead;
 mod repository_fs;
 mod source;

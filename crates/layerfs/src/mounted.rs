@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use image::Digest;
 use image::repository_layout::{LayerStatement, Layout, MAX_LAYERS_JSON, STRAY_CATALOG_MARKER};
@@ -17,6 +18,7 @@ use crate::content::{Belongs, ContentRef, Stamp, decode};
 use crate::error::SourceError;
 use crate::implicit::{self, Time};
 use crate::own_mounts::OwnMounts;
+use crate::patience::{NoAnswer, Patience, Pulse};
 use crate::source::{LayerSource, Located, Mounted, Opened};
 
 /// Bounds of a walk: a directory of somebody else's may hold anything.
@@ -25,25 +27,74 @@ const MAX_DEPTH: usize = 1_000;
 /// Entries whose owners tell whether the client claims ownership.
 const OWNER_SAMPLE: usize = 64;
 
-/// A mounted repository as a source.
+/// After so many unanswered requests that nothing is asked, something is tried this often.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// A mounted repository as a source. Its client may hang, so nothing below the directory is touched
+/// but by threads that may be lost.
 pub(crate) struct MountedSource {
+    repository: Arc<MountedRepository>,
+    trusted: bool,
+    patience: Patience,
+}
+
+impl MountedSource {
+    pub(crate) fn new(mounted: Mounted, own_mounts: Arc<OwnMounts>, deadline: Duration) -> Self {
+        let repository = MountedRepository {
+            name: format!("mounted:{}", mounted.directory.display()),
+            directory: mounted.directory,
+            own_mounts,
+            catalogs: CatalogWatch::default(),
+        };
+        Self {
+            repository: Arc::new(repository),
+            trusted: mounted.trust_without_diff_id,
+            patience: Patience::new(deadline, ASK_AGAIN_AFTER),
+        }
+    }
+
+    /// Looks into the repository, with a deadline.
+    fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&MountedRepository, &Pulse) -> Result<T, SourceError> + Send + 'static,
+    ) -> Result<T, SourceError> {
+        let repository = Arc::clone(&self.repository);
+        self.patience
+            .wait_for(move |pulse| work(&repository, pulse))
+            .unwrap_or_else(|no_answer| Err(self.repository.no_answer(no_answer)))
+    }
+}
+
+/// The directory itself. May hang wherever it touches it.
+struct MountedRepository {
     name: String,
     directory: PathBuf,
-    trusted: bool,
     own_mounts: Arc<OwnMounts>,
     catalogs: CatalogWatch,
 }
 
-impl MountedSource {
-    pub(crate) fn new(mounted: Mounted, own_mounts: Arc<OwnMounts>) -> Self {
-        let name = format!("mounted:{}", mounted.directory.display());
-        let trusted = mounted.trust_without_diff_id;
-        Self {
-            name,
-            directory: mounted.directory,
-            trusted,
-            own_mounts,
-            catalogs: CatalogWatch::default(),
+impl MountedRepository {
+    /// Looks at the mount table only.
+    fn refuse_own(&self, path: &Path) -> Result<(), SourceError> {
+        match self.own_mounts.hold(path) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(SourceError::OwnMount {
+                directory: self.directory.clone(),
+            }),
+            Err(error) => Err(self.unavailable(Path::new("/proc/self/mountinfo"), &error)),
+        }
+    }
+
+    /// The same for where the links in the path lead. What cannot be resolved is for whoever looks
+    /// into it to name.
+    fn refuse_linked_own(&self) -> Result<(), SourceError> {
+        fs::canonicalize(&self.directory).map_or(Ok(()), |path| self.refuse_own(&path))
+    }
+
+    fn no_answer(&self, why: NoAnswer) -> SourceError {
+        SourceError::Unavailable {
+            source_name: self.name.clone(),
+            reason: format!("the client that mounts {} {why}", self.directory.display()),
         }
     }
 
@@ -58,23 +109,6 @@ impl MountedSource {
         SourceError::Corrupt {
             source_name: self.name.clone(),
             reason,
-        }
-    }
-
-    /// First the path as it is written, which touches nothing; then where its links lead.
-    fn refuse_own(&self) -> Result<(), SourceError> {
-        let refuse = |path: &Path| match self.own_mounts.hold(path) {
-            Ok(false) => Ok(()),
-            Ok(true) => Err(SourceError::OwnMount {
-                directory: self.directory.clone(),
-            }),
-            Err(error) => Err(self.unavailable(Path::new("/proc/self/mountinfo"), &error)),
-        };
-        refuse(&self.directory)?;
-        match fs::canonicalize(&self.directory) {
-            Ok(path) => refuse(&path),
-            // Whoever looks into it says why.
-            Err(_) => Ok(()),
         }
     }
 
@@ -193,7 +227,7 @@ impl MountedSource {
 
 impl LayerSource for MountedSource {
     fn name(&self) -> &str {
-        &self.name
+        &self.repository.name
     }
 
     fn trusted(&self) -> bool {
@@ -201,7 +235,33 @@ impl LayerSource for MountedSource {
     }
 
     fn locate(&self, layer: &Digest) -> Result<Option<Located>, SourceError> {
-        self.refuse_own()?;
+        self.repository.refuse_own(&self.repository.directory)?;
+        let layer = *layer;
+        self.ask(move |repository, _| repository.locate(&layer))
+    }
+
+    fn build(&self, located: &Located) -> Result<Vec<u8>, SourceError> {
+        self.repository.refuse_own(&self.repository.directory)?;
+        let located = located.clone();
+        self.ask(move |repository, pulse| repository.build(&located, pulse))
+    }
+
+    fn open(
+        &self,
+        extent: &tree::Extent<'_>,
+        skip: u64,
+        wanted: u64,
+    ) -> Result<Opened, SourceError> {
+        let content = extent.content.to_vec();
+        let offset = extent.offset + skip;
+        self.ask(move |repository, _| repository.read(&content, offset, wanted))
+            .map(Opened::Bytes)
+    }
+}
+
+impl MountedRepository {
+    fn locate(&self, layer: &Digest) -> Result<Option<Located>, SourceError> {
+        self.refuse_linked_own()?;
         for layout in Layout::ALL {
             if let Some(located) = self.locate_in(layout, layer)? {
                 return Ok(Some(located));
@@ -210,30 +270,31 @@ impl LayerSource for MountedSource {
         Ok(None)
     }
 
-    fn build(&self, located: &Located) -> Result<Vec<u8>, SourceError> {
-        self.refuse_own()?;
+    fn build(&self, located: &Located, pulse: &Pulse) -> Result<Vec<u8>, SourceError> {
+        self.refuse_linked_own()?;
         self.check_identity(located)?;
-        let mut walk = Walk::new(self, located)?;
+        let mut walk = Walk::new(self, located, pulse)?;
         while let Some((path, depth)) = walk.pending.pop() {
             walk.directory(&path, depth)?;
         }
         // Before and after: the mount may show another revision at any time.
         self.check_identity(located)?;
+        pulse.beat();
         walk.builder
             .finish()
             .map_err(|cause| self.tree_error(cause))
     }
 
-    fn open(&self, extent: &tree::Extent<'_>) -> Result<Opened, SourceError> {
-        let Some(ContentRef::File { stamp, path }) = decode(extent.content) else {
+    /// Bytes of a file that a tree refers to, fewer only if the file is shorter.
+    fn read(&self, content: &[u8], offset: u64, wanted: u64) -> Result<Vec<u8>, SourceError> {
+        let Some(ContentRef::File { stamp, path }) = decode(content) else {
             return Err(self.corrupt("a tree refers to content of another kind".to_owned()));
         };
         let below = Path::new(OsStr::from_bytes(path));
         let path = self.directory.join(below);
-        let file = open_regular(&path).map_err(|error| self.unavailable(&path, &error))?;
-        let metadata = file
-            .metadata()
-            .map_err(|error| self.unavailable(&path, &error))?;
+        let failed = |error: std::io::Error| self.unavailable(&path, &error);
+        let file = open_regular(&path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
         let belongs = match stamp.belongs {
             Belongs::Inode(_) => Belongs::Inode(metadata.ino()),
             catalog @ Belongs::Catalog(_) => catalog,
@@ -241,11 +302,9 @@ impl LayerSource for MountedSource {
         if stamp_of(&metadata, belongs) != stamp || !self.is_of_its_layer(below, belongs)? {
             return Err(SourceError::Changed { path });
         }
-        Ok(Opened::File(Arc::new(file), extent.offset))
+        read_range(&file, offset, wanted).map_err(failed)
     }
-}
 
-impl MountedSource {
     /// Whether the layer of a file has the catalog of which its tree was made.
     fn is_of_its_layer(&self, below: &Path, belongs: Belongs) -> Result<bool, SourceError> {
         let Belongs::Catalog(mark) = belongs else {
@@ -270,7 +329,8 @@ impl MountedSource {
 
 /// A walk over a layer's directory.
 struct Walk<'a> {
-    source: &'a MountedSource,
+    source: &'a MountedRepository,
+    pulse: &'a Pulse,
     root: PathBuf,
     builder: Builder,
     pending: Vec<(PathBuf, usize)>,
@@ -282,13 +342,18 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(source: &'a MountedSource, located: &Located) -> Result<Self, SourceError> {
+    fn new(
+        source: &'a MountedRepository,
+        located: &Located,
+        pulse: &'a Pulse,
+    ) -> Result<Self, SourceError> {
         let root = source.absolute(&located.path);
         let metadata =
             fs::symlink_metadata(&root).map_err(|error| source.unavailable(&root, &error))?;
         let ducc = located.path.starts_with("/.layers/");
         let mut walk = Self {
             source,
+            pulse,
             builder: Builder::new(),
             pending: vec![(PathBuf::new(), 0)],
             implicit_since: ducc.then(|| {
@@ -310,6 +375,10 @@ impl<'a> Walk<'a> {
         let failed = |error: std::io::Error| self.source.unavailable(&path, &error);
         for entry in fs::read_dir(&path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
+            if !self.pulse.beat() {
+                // Nobody waits any more.
+                return Err(self.source.no_answer(NoAnswer::Thread));
+            }
             if depth == 0 && entry.file_name() == STRAY_CATALOG_MARKER {
                 continue;
             }
@@ -417,6 +486,23 @@ fn open_regular(path: &Path) -> std::io::Result<File> {
     Ok(open(path, flags, Mode::empty())?.into())
 }
 
+/// Bytes of a file, fewer only if it is shorter.
+fn read_range(file: &File, offset: u64, wanted: u64) -> std::io::Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = vec![0; usize::try_from(wanted).map_err(std::io::Error::other)?];
+    let mut read = 0;
+    while read < bytes.len() {
+        match file.read_at(&mut bytes[read..], offset + read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
 fn mtime(metadata: &fs::Metadata) -> Time {
     (metadata.mtime(), metadata.mtime_nsec())
 }
@@ -467,6 +553,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use tree::Tree;
 
+    const DEADLINE: Duration = Duration::from_secs(30);
     const LAYER: &[u8] = b"a layer's blob";
 
     fn fixture() -> (tempfile::TempDir, PathBuf, Digest) {
@@ -492,7 +579,7 @@ mod tests {
             directory: root.to_owned(),
             trust_without_diff_id: false,
         };
-        MountedSource::new(mounted, own("/nowhere/chains"))
+        MountedSource::new(mounted, own("/nowhere/chains"), DEADLINE)
     }
 
     #[test]
@@ -513,8 +600,12 @@ mod tests {
             b"tool"
         );
         let extent = tree.extent_at(tool, 0).unwrap();
-        let opened = source.open(&extent).unwrap();
-        assert_eq!(std::io::read_to_string(opened.file()).unwrap(), "tool");
+        for (skip, wanted, expected) in [(0, 4, &b"tool"[..]), (1, 2, b"oo"), (3, 9, b"l")] {
+            match source.open(&extent, skip, wanted).unwrap() {
+                Opened::Bytes(bytes) => assert_eq!(bytes, expected),
+                Opened::Object(_) => panic!("not from a cache"),
+            }
+        }
     }
 
     #[test]
@@ -528,7 +619,7 @@ mod tests {
             .extent_at(tree.lookup_path(b"bin/tool").unwrap(), 0)
             .unwrap();
         assert!(matches!(
-            source.open(&extent),
+            source.open(&extent, 0, 4),
             Err(SourceError::Changed { .. })
         ));
     }
@@ -554,7 +645,7 @@ mod tests {
             directory: root.path().join("x/fs"),
             trust_without_diff_id: false,
         };
-        let source = MountedSource::new(mounted, own(root.path()));
+        let source = MountedSource::new(mounted, own(root.path()), DEADLINE);
         assert!(matches!(
             source.locate(&layer),
             Err(SourceError::OwnMount { .. })

@@ -1,8 +1,6 @@
 //! Where layers come from.
 
-use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use image::Digest;
 
@@ -51,29 +49,13 @@ pub(crate) struct Located {
     pub size: u64,
 }
 
-/// An opened content: bytes `[base, base + length)` of `file`.
+/// An opened content.
 pub(crate) enum Opened {
-    /// A verified object of the cache.
+    /// A verified object of the cache: the whole extent.
     Object(cache::Object),
-    /// A file of a mounted repository; its client has verified it.
-    File(Arc<File>, u64),
-}
-
-impl Opened {
-    pub(crate) fn file(&self) -> &File {
-        match self {
-            Self::Object(object) => object.file(),
-            Self::File(file, _) => file,
-        }
-    }
-
-    /// Where the extent's first byte lies in the file.
-    pub(crate) fn base(&self) -> u64 {
-        match self {
-            Self::Object(_) => 0,
-            Self::File(_, base) => *base,
-        }
-    }
+    /// What was wanted, from a mounted repository; its client has verified it. Shorter only if the
+    /// file is.
+    Bytes(Vec<u8>),
 }
 
 /// What every kind of source can do. Two implementations: embedded and mounted.
@@ -90,6 +72,11 @@ pub(crate) trait LayerSource: Send + Sync {
     /// Builds the layer's tree.
     fn build(&self, located: &Located) -> Result<Vec<u8>, SourceError>;
 
-    /// Opens the content of one extent.
-    fn open(&self, extent: &tree::Extent<'_>) -> Result<Opened, SourceError>;
+    /// Opens the content of one extent, of which `wanted` bytes from `skip` on will be read.
+    fn open(
+        &self,
+        extent: &tree::Extent<'_>,
+        skip: u64,
+        wanted: u64,
+    ) -> Result<Opened, SourceError>;
 }

@@ -34,6 +34,8 @@ pub struct Config {
     pub cache_quota: u64,
     /// How long attach waits for trees.
     pub build_deadline: Duration,
+    /// How long a mounted repository may take for one answer.
+    pub mounted_deadline: Duration,
     /// Threads that build trees.
     pub tree_workers: usize,
     /// Threads that answer the kernel, for each mount.
@@ -193,6 +195,7 @@ fn resolve(raw: RawConfig) -> Result<Config, Problem> {
             .ok_or_else(|| required("cache.quota"))?
             .as_u64(),
         build_deadline: positive("layers.build_deadline", raw.layers.build_deadline)?,
+        mounted_deadline: positive("layers.mounted_deadline", raw.layers.mounted_deadline)?,
         tree_workers: threads("layers.workers", raw.layers.workers)?,
         fuse_workers: threads("fuse.workers", raw.fuse.workers)?,
         read_ahead_kib: u32::try_from(read_ahead.as_u64() / 1024)

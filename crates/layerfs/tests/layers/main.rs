@@ -7,6 +7,7 @@ mod attach;
 mod claim;
 mod faults;
 mod fixture;
+mod hung;
 mod merge;
 mod model;
 mod mounted;

@@ -137,6 +137,7 @@ impl World {
             workers: 2,
             read_ahead_kib: 128,
             tree_grace: Duration::ZERO,
+            mounted_deadline: Duration::from_secs(30),
             cache: Some(self.cache()),
         }
     }

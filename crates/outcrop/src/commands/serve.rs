@@ -64,6 +64,7 @@ fn layers(
         workers: config.fuse_workers,
         read_ahead_kib: config.read_ahead_kib,
         tree_grace: TREE_GRACE,
+        mounted_deadline: config.mounted_deadline,
         cache: Some(Arc::clone(cache)),
     };
     let layers = Layers::open(settings, sources).map_err(|error| {

@@ -49,6 +49,7 @@ pub(super) struct RawCache {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawLayers {
     pub(super) build_deadline: Option<SignedDuration>,
+    pub(super) mounted_deadline: Option<SignedDuration>,
     pub(super) workers: Option<usize>,
 }
 
@@ -108,6 +109,10 @@ impl RawConfig {
                     .layers
                     .build_deadline
                     .or(defaults.layers.build_deadline),
+                mounted_deadline: self
+                    .layers
+                    .mounted_deadline
+                    .or(defaults.layers.mounted_deadline),
                 workers: self.layers.workers.or(defaults.layers.workers),
             },
             fuse: RawFuse {

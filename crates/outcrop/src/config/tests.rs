@@ -135,6 +135,7 @@ fn values_that_make_no_sense_are_explained() {
     for text in [
         "[layers]\nbuild_deadline = \"0s\"",
         "[layers]\nbuild_deadline = \"-1s\"",
+        "[layers]\nmounted_deadline = \"0s\"",
         "[log]\nfilter = \"cvmfs=loud\"",
         "[log]\nformat = \"xml\"",
         "[[repository]]\nname = \"../x\"\nkind = \"embedded\"",
