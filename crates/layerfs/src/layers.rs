@@ -21,6 +21,9 @@ use image::{Digest, EMPTY_LAYER, chain_id};
 /// Name of the source of layers that need none.
 const EMPTY_SOURCE: &str = "empty";
 
+/// How long a claim waits for its layer's tree, which it needs for the number of inodes only.
+const INODES_PATIENCE: Duration = Duration::from_millis(20);
+
 /// What [`Layers::open`] needs.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -69,6 +72,8 @@ pub struct Claimed {
     pub diff_id: Option<Digest>,
     /// Bytes of the unpacked layer, 0 if unknown.
     pub size: u64,
+    /// Inodes of the layer, 0 while its tree is still being built.
+    pub inodes: u64,
 }
 
 /// One layer of a chain, from its snapshot's record.
@@ -274,10 +279,15 @@ impl Inner {
                 chain_id: request.chain_id.to_string(),
             });
         }
-        self.build(&request.layer, &found);
+        let build = self.build(&request.layer, &found);
+        // Most trees are there in a moment; a claim does not wait for the others.
+        if let Some(build) = build {
+            build.wait(Instant::now() + INODES_PATIENCE);
+        }
         let believed = request.diff_id.filter(|_| found.source.trusted());
         Ok(Claimed {
             source: found.source.name().to_owned(),
+            inodes: self.trees.inodes(&found.tree),
             tree: found.tree,
             diff_id: found.located.diff_id.or(believed),
             size: found.located.size,
@@ -294,6 +304,7 @@ impl Inner {
             })?;
         Ok(Claimed {
             source: EMPTY_SOURCE.to_owned(),
+            inodes: self.trees.inodes(&key),
             tree: key,
             diff_id: Some(EMPTY_LAYER),
             size: 0,

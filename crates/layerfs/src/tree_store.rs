@@ -19,6 +19,9 @@ use crate::space::Space;
 /// guarded like any content: damage that still parses must not be served.
 const CHECKSUM: usize = 32;
 
+/// Bound of the memory.
+const MAX_REMEMBERED: usize = 4096;
+
 /// A tree that lives in the page cache, not in the heap.
 pub(crate) type MappedTree = Tree<MappedBytes>;
 
@@ -47,6 +50,8 @@ pub(crate) struct TreeStore {
     /// When each tree was last asked for: a record that names it may be about to be written.
     wanted: Mutex<HashMap<String, Instant>>,
     grace: Duration,
+    /// Nodes of trees that were built or opened: looking again would read the whole file.
+    nodes: Mutex<HashMap<String, u64>>,
 }
 
 /// Name of a layer's tree: what it was made from, and in which format it is written. Another
@@ -105,6 +110,7 @@ impl TreeStore {
             space,
             wanted: Mutex::default(),
             grace,
+            nodes: Mutex::default(),
         })
     }
 
@@ -116,7 +122,12 @@ impl TreeStore {
     pub(crate) fn get(&self, key: &str) -> Result<Option<Arc<MappedTree>>, AttachError> {
         let path = self.path(key);
         match map(&path) {
-            Ok(tree) => Ok(tree.map(Arc::new)),
+            Ok(tree) => {
+                if let Some(tree) = &tree {
+                    self.remember(key, u64::from(tree.node_count()));
+                }
+                Ok(tree.map(Arc::new))
+            }
             Err(AttachError::TreeFile { path, reason }) => {
                 tracing::warn!(path = %path.display(), reason, "damaged tree file removed");
                 let removed = fs::remove_file(&path).map_err(|cause| disk(&path, cause));
@@ -136,6 +147,26 @@ impl TreeStore {
         self.want(key);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         write_counted(&self.space, &self.path(key), &format!("{number}"), bytes)
+    }
+
+    /// Inodes of a tree that is there, 0 of another.
+    pub(crate) fn inodes(&self, key: &str) -> u64 {
+        if !self.contains(key) {
+            return 0;
+        }
+        let known = lock(&self.nodes).get(key).copied();
+        known.unwrap_or_else(|| match self.get(key) {
+            Ok(Some(tree)) => u64::from(tree.node_count()),
+            _ => 0,
+        })
+    }
+
+    fn remember(&self, key: &str, nodes: u64) {
+        let mut known = lock(&self.nodes);
+        if known.len() >= MAX_REMEMBERED {
+            known.clear();
+        }
+        known.insert(key.to_owned(), nodes);
     }
 
     /// Keeps a tree, present or to come, from [`TreeStore::retain`] for a while. Comes before the
@@ -276,6 +307,17 @@ mod tests {
         let tree = store.get(&key("a")).unwrap().expect("kept");
         assert!(tree.lookup_path(b"etc/hosts").is_some());
         assert!(store.get(&key("b")).unwrap().is_none());
+    }
+
+    #[test]
+    fn inodes_are_the_trees_nodes() {
+        let (directory, store) = store();
+        assert_eq!(store.inodes(&key("a")), 0);
+        store.put(&key("a"), &tree()).unwrap();
+        // The root, a directory and a file.
+        assert_eq!(store.inodes(&key("a")), 3);
+        drop(store);
+        assert_eq!(open(directory.path(), Duration::ZERO).inodes(&key("a")), 3);
     }
 
     #[test]

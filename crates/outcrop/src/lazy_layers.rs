@@ -105,7 +105,7 @@ impl LazyLayers for NodeLayers {
             tree: claimed.tree,
             diff_id: claimed.diff_id,
             size: claimed.size,
-            inodes: 0,
+            inodes: claimed.inodes,
         })
     }
 

@@ -5,7 +5,7 @@ use layerfs::{LayerRequest, Layers, Refusal, SourceError};
 use testkit::{DuccOptions, Entry, Fault, LayerBlob, Placement, When};
 
 use crate::outside::walk;
-use crate::world::{World, attach, blob, claim, mounts_possible, parsed, requests};
+use crate::world::{World, attach, blob, claim, eventually, mounts_possible, parsed, requests};
 
 fn layer(content: &str) -> LayerBlob {
     blob([Entry::file("file", content)])
@@ -238,4 +238,23 @@ fn the_empty_layer_needs_no_source() {
         .compare(&walk(&path, 0), &[])
         .unwrap_or_else(|difference| panic!("{difference}"));
     node.detach(&plain);
+}
+
+#[test]
+fn a_claim_says_how_many_inodes_the_layer_has() {
+    let image = [
+        blob([
+            Entry::file("dir/x", "x"),
+            Entry::hardlink("dir/y", "dir/x"),
+            Entry::symlink("z", "dir/x"),
+        ]),
+        LayerBlob::new(testkit::Layer::new([])).unwrap(),
+    ];
+    let world = World::serving(&image, 1);
+    let node = world.layers();
+    let claimed = |number: usize| node.claim(&requests(&image)[number]).unwrap().inodes;
+    // The root, the directory, the file with two names, the link.
+    eventually("the tree is built", || claimed(0) == 4);
+    // The empty layer has its root.
+    assert_eq!(claimed(1), 1);
 }
