@@ -4,7 +4,7 @@
 //! ```text
 //! cargo run -p layerfs --example anonymous_memory -- 100 100000
 //! ```
-//! Needs root and `/dev/fuse`; fails if more than 64 MiB are taken.
+//! Needs root and FUSE; fails if more than 64 MiB are taken.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 use std::path::{Path, PathBuf};
@@ -44,8 +44,8 @@ fn number(text: &str) -> usize {
 }
 
 fn measure(chains: usize, entries: usize) -> ExitCode {
-    if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-        eprintln!("not measured: mounting needs root and /dev/fuse");
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not measured: mounting needs root");
         return ExitCode::SUCCESS;
     }
     let directory = tempfile::tempdir().unwrap();
