@@ -26,6 +26,7 @@
 
 mod builder;
 mod entry;
+pub mod erofs;
 pub mod format;
 mod merge;
 mod parse;
