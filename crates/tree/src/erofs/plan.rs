@@ -140,14 +140,18 @@ impl<'t, B: AsRef<[u8]>> Plan<'t, B> {
         small.into_iter().chain(large)
     }
 
-    /// Extended attributes of the tree that the image does not hold: of names that Linux has no
-    /// handler for, and `trusted.overlay.*`, which would give orders to an overlay above.
+    /// Extended attributes of the tree that the image does not hold: such as Linux would not let
+    /// anybody set, and `trusted.overlay.*`, which would give orders to an overlay above.
     #[must_use]
     pub fn dropped_xattrs(&self) -> usize {
-        self.nodes()
-            .flat_map(|node| self.tree.xattrs(node))
-            .filter(|(name, _)| !xattrs::is_kept(name))
-            .count()
+        let dropped = |node| {
+            let kind = self.tree.kind(node);
+            let xattrs = self.tree.xattrs(node);
+            xattrs
+                .filter(|(name, _)| !xattrs::is_kept(kind, name))
+                .count()
+        };
+        self.nodes().map(dropped).sum()
     }
 
     pub(super) fn nodes(&self) -> impl Iterator<Item = NodeId> + use<B> {

@@ -51,7 +51,8 @@ pub(super) fn of_node<B: AsRef<[u8]>>(
     tree: &Tree<B>,
     node: NodeId,
 ) -> impl Iterator<Item = Xattr<'_>> + Clone {
-    let directory = tree.kind(node) == Kind::Directory;
+    let kind = tree.kind(node);
+    let directory = kind == Kind::Directory;
     let opaque = directory && tree.is_opaque(node);
     let whiteouts = directory
         && !tree.is_merged()
@@ -59,14 +60,18 @@ pub(super) fn of_node<B: AsRef<[u8]>>(
             .children(node, 0)
             .any(|(_, _, child)| tree.kind(child) == Kind::Whiteout);
     tree.xattrs(node)
-        .filter(|(name, _)| is_kept(name))
+        .filter(move |(name, _)| is_kept(kind, name))
         .chain(opaque.then_some(OPAQUE))
         .chain(whiteouts.then_some(ORIGIN))
 }
 
-/// Whether the image can hold an attribute of this name, and an overlay leaves it alone.
-pub(super) fn is_kept(name: &[u8]) -> bool {
-    split(name).is_some() && !name.starts_with(OVERLAY_PREFIX)
+/// Whether the image can hold an attribute of this name, and an overlay leaves it alone. Linux has
+/// `user.` only on files and directories: of others it could be listed but not read.
+pub(super) fn is_kept(kind: Kind, name: &[u8]) -> bool {
+    let has_users = matches!(kind, Kind::File | Kind::Directory);
+    split(name).is_some()
+        && !name.starts_with(OVERLAY_PREFIX)
+        && (has_users || !name.starts_with(b"user."))
 }
 
 impl<'a> Shared<'a> {
@@ -203,9 +208,12 @@ fn push_entry(bytes: &mut Vec<u8>, (name, value): Xattr<'_>) {
 mod tests {
     use super::*;
 
+    /// A name, and the prefix's number with the rest of it.
+    type Split = (&'static [u8], Option<(u8, &'static [u8])>);
+
     #[test]
     fn names_are_kept_where_linux_has_a_handler() {
-        let table: &[(&[u8], Option<(u8, &[u8])>)] = &[
+        let table: &[Split] = &[
             (b"user.x", Some((1, b"x"))),
             (b"user.", None),
             (b"trusted.x", Some((4, b"x"))),
@@ -220,8 +228,11 @@ mod tests {
         for (name, expected) in table {
             assert_eq!(split(name), *expected, "{name:?}");
         }
-        assert!(!is_kept(b"trusted.overlay.redirect"));
-        assert!(is_kept(b"trusted.overlayx"));
+        assert!(!is_kept(Kind::File, b"trusted.overlay.redirect"));
+        assert!(is_kept(Kind::File, b"trusted.overlayx"));
+        assert!(is_kept(Kind::Directory, b"user.x"));
+        assert!(!is_kept(Kind::Symlink, b"user.x"));
+        assert!(is_kept(Kind::Symlink, b"trusted.x"));
     }
 
     #[test]
