@@ -1,6 +1,10 @@
 //! EROFS images against plain `tar -x` of the same layer: the kernel mounts them, `fsck.erofs`
 //! reads them.
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may fail, and says why it did not run"
+)]
 
 mod generate;
 mod mounted;
