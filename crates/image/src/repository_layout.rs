@@ -7,10 +7,20 @@
 //! /.layers/<xx>/<hex>/.metadata/layers.json     its diffID and uncompressed size
 //! /unpacked/<xx>/<hex>/…                        2019: files only; no diffID is stated
 //! ```
+//! What our publisher adds, all of it where no reader of DUCC's tree looks:
+//!
+//! ```text
+//! /.layers/<xx>/<hex>/.metadata/outcrop.json    what `layerfs` cannot hold: see [`LayerNotes`]
+//! /.outcrop/diffs/<xx>/<hex of the diffID>      -> ../../../.layers/<xx>/<hex>
+//! /.outcrop/chains/<xx>/<hex of the chainID>    -> ../../../.layers/<xx>/<hex> of the chain's uppermost layer
+//! /.metadata/<image>/{index,config}.json        beside DUCC's manifest.json; all three byte for byte as they came
+//! /.metadata/<image>/platforms/<hex of the manifest>/{manifest,config}.json    of each platform of an index
+//! ```
 //! `<hex>` = SHA-256 of the *compressed* blob, `<xx>` = its first two digits. All paths here are absolute within the
 //! repository, as catalogs have them: `format!("{mountpoint}{path}")`, never `Path::join`.
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Digest, Reference};
 
@@ -63,6 +73,44 @@ pub fn image_manifest(image: &Reference) -> Option<String> {
     ))
 }
 
+/// The symlink from a diffID to the directory of a layer that has it.
+#[must_use]
+pub fn diff_pointer(diff_id: &Digest) -> String {
+    format!("/.outcrop/diffs/{}", sharded(diff_id))
+}
+
+/// The symlink from a chainID to the directory of its uppermost layer.
+#[must_use]
+pub fn chain_pointer(chain_id: &Digest) -> String {
+    format!("/.outcrop/chains/{}", sharded(chain_id))
+}
+
+/// What the pointers to a layer contain.
+#[must_use]
+pub fn pointer_target(layer: &Digest) -> String {
+    format!("../../..{}", ducc_directory(layer))
+}
+
+/// The layer that a pointer points to; `None` for anything but what [`pointer_target`] gives.
+#[must_use]
+pub fn pointed_layer(target: &[u8]) -> Option<Digest> {
+    let hex = std::str::from_utf8(target).ok()?.rsplit('/').next()?;
+    let layer = Digest::from_hex(hex).ok()?;
+    (pointer_target(&layer).as_bytes() == target).then_some(layer)
+}
+
+/// The file with a layer's [`LayerNotes`]: only our publisher's layers have it.
+#[must_use]
+pub fn layer_notes(layer: &Digest) -> String {
+    format!("{}/.metadata/outcrop.json", ducc_directory(layer))
+}
+
+/// The directory of a layer in DUCC's layout, with `layerfs` and `.metadata`.
+#[must_use]
+pub fn layer_directory(layer: &Digest) -> String {
+    ducc_directory(layer)
+}
+
 fn ducc_directory(layer: &Digest) -> String {
     format!("/.layers/{}", sharded(layer))
 }
@@ -70,6 +118,114 @@ fn ducc_directory(layer: &Digest) -> String {
 fn sharded(layer: &Digest) -> String {
     let hex = layer.hex();
     format!("{}/{hex}", &hex[..2])
+}
+
+/// Longest [`LayerNotes`] file: a layer may have very many implicit directories.
+pub const MAX_LAYER_NOTES: usize = 64 << 20;
+
+/// What a layer's tar says and a directory tree cannot. Paths are relative to the layer's root.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LayerNotes {
+    /// Of this format: 1.
+    pub version: u32,
+    /// Directories that no entry of the tar names: their attributes are those of lower layers.
+    #[serde(default)]
+    pub implicit_directories: Vec<EscapedPath>,
+    /// Hardlinks to files of lower layers: they are missing in `layerfs`.
+    #[serde(default)]
+    pub hardlinks: Vec<LowerHardlink>,
+}
+
+/// A hardlink to a file of a lower layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LowerHardlink {
+    /// The link.
+    pub path: EscapedPath,
+    /// The file that it links to.
+    pub target: EscapedPath,
+}
+
+/// A path in JSON: `%` and all that is not printable ASCII as `%XX`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EscapedPath(pub Vec<u8>);
+
+impl Serialize for EscapedPath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::with_capacity(self.0.len());
+        for byte in &self.0 {
+            match byte {
+                b'%' => text.push_str("%25"),
+                b' '..=b'~' => text.push(char::from(*byte)),
+                _ => text.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        serializer.serialize_str(&text)
+    }
+}
+
+impl<'de> Deserialize<'de> for EscapedPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        unescaped(text.as_bytes())
+            .map(Self)
+            .ok_or_else(|| D::Error::custom("malformed escape in a path"))
+    }
+}
+
+fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
+    let mut path = Vec::with_capacity(text.len());
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        let byte = match byte {
+            b'%' => {
+                let digits = [*bytes.next()?, *bytes.next()?];
+                let upper = |digit: &u8| matches!(digit, b'0'..=b'9' | b'A'..=b'F');
+                let digits = std::str::from_utf8(&digits).ok()?;
+                if !digits.as_bytes().iter().all(upper) {
+                    return None;
+                }
+                u8::from_str_radix(digits, 16).ok()?
+            }
+            byte => *byte,
+        };
+        path.push(byte);
+    }
+    Some(path)
+}
+
+/// Why a [`LayerNotes`] file is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerNotesError {
+    /// Longer than [`MAX_LAYER_NOTES`].
+    #[error("outcrop.json of {0} bytes exceeds the limit of {MAX_LAYER_NOTES}")]
+    TooLong(usize),
+    /// Not what it should be.
+    #[error("malformed outcrop.json: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// Of a format that is not known.
+    #[error("outcrop.json has version {0}, known is {VERSION}", VERSION = LayerNotes::VERSION)]
+    Version(u32),
+}
+
+impl LayerNotes {
+    /// The version that is written.
+    pub const VERSION: u32 = 1;
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// See [`LayerNotesError`].
+    pub fn parse(json: &[u8]) -> Result<Self, LayerNotesError> {
+        if json.len() > MAX_LAYER_NOTES {
+            return Err(LayerNotesError::TooLong(json.len()));
+        }
+        let notes: Self = serde_json::from_slice(json)?;
+        match notes.version {
+            Self::VERSION => Ok(notes),
+            other => Err(LayerNotesError::Version(other)),
+        }
+    }
 }
 
 /// What a repository states about a layer.
@@ -197,6 +353,49 @@ mod tests {
     }
 
     #[test]
+    fn pointers_lead_back_to_the_layer() {
+        let hex = layer().hex();
+        assert_eq!(diff_pointer(&layer()), format!("/.outcrop/diffs/b9/{hex}"));
+        assert_eq!(
+            chain_pointer(&layer()),
+            format!("/.outcrop/chains/b9/{hex}")
+        );
+        let target = pointer_target(&layer());
+        assert_eq!(target, format!("../../../.layers/b9/{hex}"));
+        assert_eq!(pointed_layer(target.as_bytes()), Some(layer()));
+        for other in [
+            format!("../../../.layers/b8/{hex}"),
+            format!("../../.layers/b9/{hex}"),
+            format!("/.layers/b9/{hex}"),
+            format!("../../../.layers/b9/{}", &hex[1..]),
+            String::new(),
+        ] {
+            assert_eq!(pointed_layer(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn notes_of_another_kind_are_refused() {
+        for (text, version) in [
+            (r#"{"version":2}"#, true),
+            (r#"{"version":1,"implicit-directories":["%4"]}"#, false),
+            (r#"{"version":1,"implicit-directories":["%zz"]}"#, false),
+            ("{}", false),
+        ] {
+            let error = LayerNotes::parse(text.as_bytes()).unwrap_err();
+            assert_eq!(
+                matches!(error, LayerNotesError::Version(2)),
+                version,
+                "{error}"
+            );
+        }
+        assert_eq!(
+            LayerNotes::parse(br#"{"version":1}"#).unwrap().hardlinks,
+            []
+        );
+    }
+
+    #[test]
     fn statements_about_something_else() {
         let other = Digest::of(b"other");
         assert!(matches!(
@@ -247,6 +446,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn notes_survive_any_path(path in prop::collection::vec(any::<u8>(), 0..40), target in prop::collection::vec(any::<u8>(), 0..40)) {
+            let notes = LayerNotes {
+                version: LayerNotes::VERSION,
+                implicit_directories: vec![EscapedPath(path.clone())],
+                hardlinks: vec![LowerHardlink { path: EscapedPath(path), target: EscapedPath(target) }],
+            };
+            let json = serde_json::to_vec(&notes).unwrap();
+            prop_assert_eq!(LayerNotes::parse(&json).unwrap(), notes);
+        }
+
         #[test]
         fn damage_never_panics_nor_changes_the_layer(position in 0..REAL.len(), byte in any::<u8>()) {
             let mut text = REAL.to_vec();
