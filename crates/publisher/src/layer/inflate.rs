@@ -81,11 +81,6 @@ impl<'a> Inflated<'a> {
         })
     }
 
-    /// Uncompressed bytes so far.
-    pub(crate) fn position(&self) -> u64 {
-        self.position
-    }
-
     /// Compressed bytes so far.
     pub(crate) fn compressed(&self) -> u64 {
         self.compressed.load(Ordering::Relaxed)

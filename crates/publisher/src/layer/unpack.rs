@@ -130,7 +130,7 @@ impl Unpacker<'_> {
         let mut reported = 0;
         while let Some(item) = tar.next()? {
             self.count(&item)?;
-            self.entry(tar, item)?;
+            self.entry(tar, &item)?;
             let compressed = tar.inner().compressed();
             if compressed - reported >= REPORT_EACH {
                 reported = compressed;
@@ -153,7 +153,7 @@ impl Unpacker<'_> {
         }
     }
 
-    fn entry(&mut self, tar: &mut TarReader<Inflated<'_>>, item: Item) -> Result<(), LayerError> {
+    fn entry(&mut self, tar: &mut TarReader<Inflated<'_>>, item: &Item) -> Result<(), LayerError> {
         let path = paths::entry(&item.path)?;
         self.refuse_below_symlinks(&path)?;
         if path.is_empty() && item.kind != Kind::Directory {
@@ -163,16 +163,16 @@ impl Unpacker<'_> {
             ));
         }
         if item.kind == Kind::Hardlink {
-            return self.hardlink(path, &item);
+            return self.hardlink(path, item);
         }
         self.waiting.replaced(&path, item.kind == Kind::Directory);
         self.note_kind(&path, item.kind == Kind::Symlink);
-        let entry = self.attributes(&item, &path)?;
+        let entry = self.attributes(item, &path)?;
         if item.kind != Kind::File {
             return self.sink.add(&path, entry).map_err(LayerError::from_store);
         }
         let sink = &mut *self.sink;
-        let stored = tar.content(&item, |reader| -> Result<(), LayerError> {
+        tar.content(item, |reader| -> Result<(), LayerError> {
             let mut reader = reader.take(item.size);
             sink.file(&path, entry, &mut reader, item.size, How::DEFLATED)
                 .map_err(LayerError::from_store)?;
@@ -180,8 +180,7 @@ impl Unpacker<'_> {
             io::copy(&mut reader, &mut io::sink())
                 .map(drop)
                 .map_err(LayerError::from_io)
-        });
-        stored
+        })
     }
 
     fn hardlink(&mut self, path: Vec<u8>, item: &Item) -> Result<(), LayerError> {

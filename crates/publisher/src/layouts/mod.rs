@@ -1,0 +1,90 @@
+//! How an image lies in a repository. Each layout says which paths an image and its layers take, what lies there, and when it is there
+//! already; [`crate::publish`] brings it there.
+//!
+//! A new layout is a module with these three, a variant of [`Layout`], and an arm in [`Layout::place`].
+
+mod backend;
+pub mod erofs;
+pub(crate) mod layers;
+pub(crate) mod metadata;
+pub(crate) mod registry;
+pub(crate) mod stargz;
+
+use image::Digest;
+use image::repository_layout;
+use serde::Serialize;
+
+pub use backend::{Backend, Changes, Found};
+
+/// A way to lay out images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// DUCC's `/.layers/<xx>/<hex>/layerfs`, with what DUCC loses beside it.
+    Layers,
+    /// `/unpacked/<xx>/<hex>`, of 2019.
+    Unpacked,
+    /// `/stargz/blobs/sha256/<xx>/<hex>/data`: the blob as it is.
+    Stargz,
+    /// `/docker/registry/v2`: storage of a stock registry.
+    Registry,
+}
+
+impl Layout {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Layers, Self::Unpacked, Self::Stargz, Self::Registry];
+
+    /// The name that a user gives.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Layers => "layers",
+            Self::Unpacked => "unpacked",
+            Self::Stargz => "stargz",
+            Self::Registry => "registry",
+        }
+    }
+
+    /// By name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|layout| layout.name() == name)
+    }
+
+    /// Whether layers are unpacked; else they are stored as blobs.
+    #[must_use]
+    pub fn unpacks(self) -> bool {
+        matches!(self, Self::Layers | Self::Unpacked)
+    }
+
+    /// The directory that a layer's subtree becomes.
+    #[must_use]
+    pub fn place(self, layer: &Digest) -> String {
+        match self {
+            Self::Layers => repository_layout::Layout::Ducc.files(layer),
+            Self::Unpacked => repository_layout::Layout::Unpacked.files(layer),
+            Self::Stargz => format!("/stargz/blobs/sha256/{}", sharded(layer)),
+            Self::Registry => format!("{}/blobs/sha256/{}", registry::ROOT, sharded(layer)),
+        }
+    }
+
+    /// Directories above a layer's subtree that are catalogs of their own, the uppermost first.
+    pub(crate) fn catalogs(self, layer: &Digest) -> Vec<String> {
+        let hex = layer.hex();
+        let shard = &hex[..2];
+        let roots = match self {
+            Self::Layers => vec!["/.layers"],
+            Self::Unpacked => vec!["/unpacked"],
+            Self::Stargz => vec!["/stargz", "/stargz/blobs/sha256"],
+            Self::Registry => vec![registry::ROOT, registry::BLOBS],
+        };
+        let last = roots.last().map(|root| format!("{root}/{shard}"));
+        roots.into_iter().map(str::to_owned).chain(last).collect()
+    }
+}
+
+/// `<xx>/<hex>`
+pub(crate) fn sharded(digest: &Digest) -> String {
+    let hex = digest.hex();
+    format!("{}/{hex}", &hex[..2])
+}
