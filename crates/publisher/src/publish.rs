@@ -17,7 +17,7 @@ use image::Reference;
 use crate::history::NewTag;
 use crate::layer::LayerLimits;
 use crate::layouts::metadata::{self, ResolvedImage, ensure_catalog};
-use crate::layouts::{Backend, Changes, Layout, layers, registry};
+use crate::layouts::{Backend, Changes, Layout, erofs, layers, registry};
 use crate::pointers;
 use crate::source::ImageSource;
 
@@ -130,13 +130,19 @@ fn graft<C: Changes>(
         for path in layout.catalogs(digest) {
             ensure_catalog(changes, &path)?;
         }
-        let subtree = match layout.unpacks() {
-            true => built.unpacked.as_ref().map(|unpacked| &unpacked.subtree),
-            false => built.blob(*layout),
+        let subtree = match layout {
+            Layout::Layers | Layout::Unpacked => {
+                built.unpacked.as_ref().map(|unpacked| &unpacked.subtree)
+            }
+            Layout::Stargz | Layout::Registry => built.blob(*layout),
+            Layout::Erofs => built.image.as_ref(),
         };
         if let Some(subtree) = subtree {
             changes.graft(&layout.place(digest), subtree)?;
         }
+    }
+    if let (Some(_), Some(diff_id)) = (&built.image, &layer.diff_id) {
+        erofs::point(changes, digest, diff_id, options.now)?;
     }
     if let Some(unpacked) = &built.unpacked
         && layer.missing.contains(&Layout::Layers)

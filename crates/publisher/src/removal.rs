@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::history::NewTag;
 use crate::layouts::metadata::{directory, image_name};
-use crate::layouts::{Backend, Changes, Layout, registry};
+use crate::layouts::{Backend, Changes, Layout, erofs, registry};
 use crate::pointers;
 
 /// Directories below `/.metadata` are nested this deep at most: registry, repository with its slashes, platforms.
@@ -55,6 +55,8 @@ pub fn remove<B: Backend>(
     }
     removal.summary.layers = candidates.into_iter().collect();
     let dangling = pointers::remove_dangling(&mut removal.changes)?;
+    removal.summary.paths.extend(dangling);
+    let dangling = erofs::remove_dangling(&mut removal.changes)?;
     removal.summary.paths.extend(dangling);
     let Removal {
         changes,

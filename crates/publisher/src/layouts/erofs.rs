@@ -8,21 +8,20 @@
 //! after the other in an unnamed temporary file.
 //!
 //! ```text
-//! /erofs/images/<xx>/<diffID>/layer.erofs    the image, in a subtree as all layouts have them
-//! /erofs/sha256/<xx>/<diffID>.erofs          the name that containerd looks for: a symlink there
+//! /erofs/images/<xx>/<layer>/layer.erofs    the image, in a subtree as all layouts have them
+//! /erofs/sha256/<xx>/<diffID>.erofs         the name that containerd looks for: a symlink there
 //! ```
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use image::Digest;
 use tree::erofs::{Options, Plan, PlanError};
 use tree::{BuildError, Builder, NodeId, Tree};
 
 use super::metadata::ensure_catalog;
-use super::{Backend, Changes, sharded};
+use super::{Backend, Changes, Layout, sharded};
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::layer::Sink;
@@ -31,55 +30,88 @@ use crate::subtree::Linked;
 
 /// What containerd is given, below the repository's mount.
 pub const ROOT: &str = "/erofs";
+/// Where it looks.
+const NAMES: &str = "/erofs/sha256";
 /// Name of an image in its own directory.
 const FILE: &str = "layer.erofs";
 
 /// The name that containerd looks for. The digest is the diffID.
 #[must_use]
 pub fn image_path(diff_id: &Digest) -> String {
-    format!("{ROOT}/sha256/{}.erofs", sharded(diff_id))
+    format!("{NAMES}/{}.erofs", sharded(diff_id))
 }
 
-/// Where the image itself lies.
-fn image_directory(diff_id: &Digest) -> String {
-    format!("{ROOT}/images/{}", sharded(diff_id))
+/// Whether a layer's image is there already, and found.
+pub(crate) fn is_there<C: Changes>(
+    changes: &mut C,
+    layer: &Digest,
+    diff_id: &Digest,
+) -> Result<bool, Error> {
+    let image = format!("{}/{FILE}", Layout::Erofs.place(layer));
+    let image = changes.lookup(&image)?;
+    let is_file = image.is_some_and(|found| found.kind == cvmfs::Kind::File);
+    Ok(is_file && changes.lookup(&image_path(diff_id))?.is_some())
 }
 
-/// Whether the image of a layer is there already.
-pub(crate) fn is_there<C: Changes>(changes: &mut C, diff_id: &Digest) -> Result<bool, Error> {
-    Ok(changes.lookup(&image_path(diff_id))?.is_some()
-        && changes.lookup(&image_directory(diff_id))?.is_some())
-}
-
-/// Puts an image where containerd finds it.
-pub(crate) fn write<B: Backend>(
+/// The subtree that an image becomes.
+pub(crate) fn subtree<B: Backend>(
     backend: &B,
-    changes: &mut B::Changes,
     image: &ErofsImage,
     now: jiff::Timestamp,
-) -> Result<(), Error> {
+) -> Result<B::Subtree, Error> {
     let mtime = now.as_second();
     let mut builder = backend.subtree(mtime)?;
     builder.file_with(FILE.as_bytes(), image.entry(mtime), &image.content)?;
-    let subtree = backend.finish(builder)?;
-    let hex = image.diff_id.hex();
-    let shard = &hex[..2];
-    for directory in ["", "/images", "/sha256"] {
-        ensure_catalog(changes, &format!("{ROOT}{directory}"))?;
-    }
-    for directory in ["images", "sha256"] {
-        ensure_catalog(changes, &format!("{ROOT}/{directory}/{shard}"))?;
-    }
-    changes.graft(&image_directory(&image.diff_id), &subtree)?;
-    // Last, so that the name leads to an image wherever it is.
-    let target = format!("../../images/{shard}/{hex}/{FILE}");
-    changes.symlink(&image_path(&image.diff_id), Entry::symlink(target, mtime))
+    backend.finish(builder)
 }
 
-/// Removes a layer's image.
-pub(crate) fn remove<C: Changes>(changes: &mut C, diff_id: &Digest) -> Result<(), Error> {
-    changes.remove(&image_path(diff_id))?;
-    changes.remove(&image_directory(diff_id))
+/// Lets containerd find a layer's image, which is there. The name may lead to the image of another blob with the same diffID: they
+/// are the same.
+pub(crate) fn point<C: Changes>(
+    changes: &mut C,
+    layer: &Digest,
+    diff_id: &Digest,
+    now: jiff::Timestamp,
+) -> Result<(), Error> {
+    let path = image_path(diff_id);
+    if let Some(found) = changes.lookup(&path)?
+        && let Some(known) = pointed(&found.symlink)
+        && changes.lookup(&known)?.is_some()
+    {
+        return Ok(());
+    }
+    let shard = path.rsplit_once('/').map_or(ROOT, |(shard, _)| shard);
+    for directory in [NAMES, shard] {
+        ensure_catalog(changes, directory)?;
+    }
+    let target = format!("../../images/{}/{FILE}", sharded(layer));
+    changes.symlink(&path, Entry::symlink(target, now.as_second()))
+}
+
+/// Removes all names that lead to images that are not there any more.
+pub(crate) fn remove_dangling<C: Changes>(changes: &mut C) -> Result<Vec<String>, Error> {
+    let mut removed = Vec::new();
+    for shard in changes.list(NAMES)? {
+        let shard = format!("{NAMES}/{}", String::from_utf8_lossy(&shard));
+        for name in changes.list(&shard)? {
+            let path = format!("{shard}/{}", String::from_utf8_lossy(&name));
+            let target = changes.lookup(&path)?.and_then(|it| pointed(&it.symlink));
+            if let Some(target) = target
+                && changes.lookup(&target)?.is_none()
+            {
+                changes.remove(&path)?;
+                removed.push(path);
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// The image that a name leads to.
+fn pointed(symlink: &[u8]) -> Option<String> {
+    let below = symlink.strip_prefix(b"../../images/")?;
+    let below = std::str::from_utf8(below).ok()?;
+    Some(format!("{ROOT}/images/{below}"))
 }
 
 /// A layer's image, stored.
@@ -129,25 +161,22 @@ pub struct ErofsSink<'a> {
 }
 
 impl ErofsSink<'static> {
-    /// For the image alone. `scratch` is a directory for temporary files: contents are kept there meanwhile.
-    ///
-    /// # Errors
-    /// [`Error::Scratch`].
-    pub fn new(scratch: &Path) -> Result<Self, Error> {
-        let contents = tempfile::tempfile_in(scratch).map_err(Error::Scratch)?;
-        Ok(Self {
+    /// For the image alone. Contents are kept in an empty temporary file meanwhile.
+    #[must_use]
+    pub fn new(contents: File) -> Self {
+        Self {
             beside: None,
             builder: Builder::new(),
             contents,
             length: 0,
             failed: None,
-        })
+        }
     }
 
-    /// For another layout at the same time: the layer is read once.
-    pub fn beside(self, other: &mut dyn Sink) -> ErofsSink<'_> {
+    /// For another layout, if there is one, at the same time: the layer is read once.
+    pub fn beside(self, other: Option<&mut dyn Sink>) -> ErofsSink<'_> {
         ErofsSink {
-            beside: Some(other),
+            beside: other,
             builder: self.builder,
             contents: self.contents,
             length: self.length,
@@ -372,7 +401,10 @@ mod tests {
     fn images_lie_where_containerd_looks() {
         let diff_id = Digest::of(b"");
         let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        assert_eq!(image_path(&diff_id), format!("/erofs/sha256/e3/{hex}.erofs"));
+        assert_eq!(
+            image_path(&diff_id),
+            format!("/erofs/sha256/e3/{hex}.erofs")
+        );
     }
 
     #[test]

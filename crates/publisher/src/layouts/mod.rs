@@ -28,11 +28,19 @@ pub enum Layout {
     Stargz,
     /// `/docker/registry/v2`: storage of a stock registry.
     Registry,
+    /// `/erofs`: images that containerd 2.4 mounts.
+    Erofs,
 }
 
 impl Layout {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Layers, Self::Unpacked, Self::Stargz, Self::Registry];
+    pub const ALL: [Self; 5] = [
+        Self::Layers,
+        Self::Unpacked,
+        Self::Stargz,
+        Self::Registry,
+        Self::Erofs,
+    ];
 
     /// The name that a user gives.
     #[must_use]
@@ -42,6 +50,7 @@ impl Layout {
             Self::Unpacked => "unpacked",
             Self::Stargz => "stargz",
             Self::Registry => "registry",
+            Self::Erofs => "erofs",
         }
     }
 
@@ -51,10 +60,16 @@ impl Layout {
         Self::ALL.into_iter().find(|layout| layout.name() == name)
     }
 
-    /// Whether layers are unpacked; else they are stored as blobs.
+    /// Whether layers are unpacked.
     #[must_use]
     pub fn unpacks(self) -> bool {
         matches!(self, Self::Layers | Self::Unpacked)
+    }
+
+    /// Whether layers are stored as they are.
+    #[must_use]
+    pub fn stores_blobs(self) -> bool {
+        matches!(self, Self::Stargz | Self::Registry)
     }
 
     /// The directory that a layer's subtree becomes.
@@ -65,6 +80,7 @@ impl Layout {
             Self::Unpacked => repository_layout::Layout::Unpacked.files(layer),
             Self::Stargz => format!("/stargz/blobs/sha256/{}", sharded(layer)),
             Self::Registry => format!("{}/blobs/sha256/{}", registry::ROOT, sharded(layer)),
+            Self::Erofs => format!("{}/images/{}", erofs::ROOT, sharded(layer)),
         }
     }
 
@@ -77,6 +93,7 @@ impl Layout {
             Self::Unpacked => vec!["/unpacked"],
             Self::Stargz => vec!["/stargz", "/stargz/blobs/sha256"],
             Self::Registry => vec![registry::ROOT, registry::BLOBS],
+            Self::Erofs => vec![erofs::ROOT, "/erofs/images"],
         };
         let last = roots.last().map(|root| format!("{root}/{shard}"));
         roots.into_iter().map(str::to_owned).chain(last).collect()

@@ -17,6 +17,7 @@ use super::summary::LayerState;
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::layer::{LayerBlob, LayerError, Sink, Unpacked, unpack};
+use crate::layouts::erofs::{self, ErofsSink};
 use crate::layouts::{Backend, Layout, stargz};
 use crate::objects::How;
 use crate::source::{ImageSource, Verified};
@@ -28,11 +29,16 @@ pub(crate) struct UnpackedLayer<S> {
     pub(crate) implicit_directories: Vec<Vec<u8>>,
 }
 
+/// The subtree with a layer's image.
+type Image<B> = Option<<B as Backend>::Subtree>;
+
 /// What was made of one layer.
 pub(crate) struct Built<S> {
     /// Its number in the plan.
     pub(crate) layer: usize,
     pub(crate) unpacked: Option<UnpackedLayer<S>>,
+    /// Its EROFS image, if one was wanted and can be.
+    pub(crate) image: Option<S>,
     blobs: Vec<(Layout, S)>,
     pub(crate) elapsed: Duration,
 }
@@ -114,14 +120,14 @@ impl<B: Backend> LayerBuilder<'_, B> {
     fn build(&self, number: usize) -> Result<Built<B::Subtree>, PublishError> {
         let started = Instant::now();
         self.phase(LayerPhase::Storing);
-        let unpacks = self.layer.missing.iter().any(|layout| layout.unpacks());
-        let unpacked = unpacks.then(|| self.unpack()).transpose();
+        let unpacked = self.unpack();
         let built = unpacked.and_then(|unpacked| Ok((unpacked, self.blobs()?)));
-        let (unpacked, blobs) = built.map_err(|source| self.failed(source))?;
+        let ((unpacked, image), blobs) = built.map_err(|source| self.failed(source))?;
         self.phase(LayerPhase::Done(LayerState::Published));
         Ok(Built {
             layer: number,
             unpacked,
+            image,
             blobs,
             elapsed: started.elapsed(),
         })
@@ -150,9 +156,31 @@ impl<B: Backend> LayerBuilder<'_, B> {
             .map_err(|error| LayerError::Read(io::Error::other(error)))
     }
 
-    fn unpack(&self) -> Result<UnpackedLayer<B::Subtree>, LayerError> {
+    /// What the layer's entries make, read once for all layouts that want them.
+    fn unpack(&self) -> Result<(Option<UnpackedLayer<B::Subtree>>, Image<B>), LayerError> {
+        let missing = &self.layer.missing;
         let mtime = self.options.now.as_second();
-        let mut builder = self.backend.subtree(mtime).map_err(store)?;
+        let unpacks = missing.iter().any(|layout| layout.unpacks());
+        let builder = unpacks.then(|| self.backend.subtree(mtime)).transpose();
+        let mut builder = builder.map_err(store)?;
+        let image = missing.contains(&Layout::Erofs);
+        let image = image.then(|| self.backend.scratch_file()).transpose();
+        let (layer, image) = match (&mut builder, image.map_err(store)?) {
+            (None, None) => return Ok((None, None)),
+            (Some(builder), None) => (self.read(builder)?, None),
+            (builder, Some(contents)) => {
+                let other = builder.as_mut().map(|builder| builder as &mut dyn Sink);
+                let mut sink = ErofsSink::new(contents).beside(other);
+                let layer = self.read(&mut sink)?;
+                let image = self.image(sink, &layer)?;
+                (layer, image)
+            }
+        };
+        let unpacked = builder.map(|builder| self.unpacked(builder, layer)).transpose()?;
+        Ok((unpacked, image))
+    }
+
+    fn read(&self, sink: &mut dyn Sink) -> Result<Unpacked, LayerError> {
         let blob = LayerBlob {
             reader: self.open()?,
             descriptor: &self.layer.descriptor,
@@ -160,11 +188,37 @@ impl<B: Backend> LayerBuilder<'_, B> {
         };
         let digest = &self.layer.descriptor.digest;
         let mut report = |bytes| self.progress.bytes(digest, bytes);
-        let layer = unpack(blob, self.options.limits, &mut builder, &mut report)?;
+        let layer = unpack(blob, self.options.limits, sink, &mut report)?;
         self.phase(LayerPhase::Finishing);
+        Ok(layer)
+    }
+
+    /// A layer that cannot be an image is none the worse for its other layouts.
+    fn image(&self, sink: ErofsSink<'_>, layer: &Unpacked) -> Result<Image<B>, LayerError> {
+        let stored = sink.finish(&layer.diff_id, |reader, length, how| {
+            self.backend.store(reader, length, how)
+        });
+        match stored.map_err(LayerError::from_store)? {
+            Ok(image) => {
+                let subtree = erofs::subtree(self.backend, &image, self.options.now);
+                subtree.map(Some).map_err(store)
+            }
+            Err(reason) => {
+                let digest = &self.layer.descriptor.digest;
+                tracing::warn!(layer = %digest, %reason, "the layer has no EROFS image");
+                Ok(None)
+            }
+        }
+    }
+
+    fn unpacked(
+        &self,
+        mut builder: B::Builder,
+        layer: Unpacked,
+    ) -> Result<UnpackedLayer<B::Subtree>, LayerError> {
         let implicit_directories = builder.implicit_directories().map_err(store)?;
         // DUCC's ingestion leaves it with its own time, by which readers know implicit directories.
-        let marker = Entry::file(0o644, mtime);
+        let marker = Entry::file(0o644, self.options.now.as_second());
         builder
             .file(
                 STRAY_CATALOG_MARKER.as_bytes(),
@@ -183,7 +237,7 @@ impl<B: Backend> LayerBuilder<'_, B> {
 
     /// The blob as it is, in a subtree for each layout that wants it.
     fn blobs(&self) -> Result<Vec<(Layout, B::Subtree)>, LayerError> {
-        let wanted = self.layer.missing.iter().filter(|layout| !layout.unpacks());
+        let wanted = self.layer.missing.iter().filter(|layout| layout.stores_blobs());
         let wanted: Vec<Layout> = wanted.copied().collect();
         if wanted.is_empty() {
             return Ok(Vec::new());

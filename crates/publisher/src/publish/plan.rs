@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::layer::LayerError;
 use crate::layouts::layers::{Presence, presence};
 use crate::layouts::metadata::ResolvedImage;
-use crate::layouts::{Backend, Changes, Layout};
+use crate::layouts::{Backend, Changes, Layout, erofs};
 
 /// A blob that is a layer of one platform at least.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ pub(crate) fn plan<B: Backend>(
             continue;
         }
         for layout in &options.layouts {
-            if layout.unpacks() && !layer.unpackable() {
+            if !layout.stores_blobs() && !layer.unpackable() {
                 continue;
             }
             let there = !options.again && is_present(backend, changes, layer, *layout)?;
@@ -137,6 +137,9 @@ fn is_present<B: Backend>(
     match presence(changes, layout, digest, &diff_id, &has_catalog)? {
         Presence::Absent => Ok(false),
         Presence::Present if layout.unpacks() => Ok(true),
+        Presence::Present if layout == Layout::Erofs => {
+            Ok(erofs::is_there(changes, digest, &diff_id)?)
+        }
         Presence::Present => Ok(has_blob(changes, layer, layout)?),
         Presence::Contradiction(actual) => Err(PublishError::Layer {
             digest: *digest,
