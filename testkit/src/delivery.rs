@@ -45,6 +45,9 @@ impl Delivery<'_> {
                 return closed();
             }
             Some(Fault::StatusCode(status)) => Answer::status(status),
+            Some(Fault::RetryAfter(status, seconds)) => {
+                Answer::status(status).with("Retry-After", &seconds.to_string())
+            }
             Some(Fault::Redirect(url)) => Answer::status(302).with("Location", &url),
             Some(Fault::Body(bytes)) => Answer::bytes("application/octet-stream", &bytes),
             Some(Fault::Stall(time)) => {
@@ -59,6 +62,7 @@ impl Delivery<'_> {
     fn handler_answer(&self, request: &Incoming) -> Answer {
         match request.method.as_str() {
             "GET" | "HEAD" => self.shared.handler.answer(request),
+            _ if self.shared.handler.takes_writes() => self.shared.handler.answer(request),
             _ => Answer::status(405),
         }
     }

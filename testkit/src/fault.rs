@@ -6,6 +6,8 @@ use std::time::Duration;
 pub enum Fault {
     /// Answers with this status and a short text.
     StatusCode(u16),
+    /// Answers with this status, and asks to come again after so many seconds.
+    RetryAfter(u16, u64),
     /// Announces the whole length, sends this many bytes of the body, closes.
     Truncate(usize),
     /// Inverts the byte at this offset of the body (of the last byte if it is shorter).

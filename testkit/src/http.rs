@@ -9,8 +9,8 @@ use std::sync::Arc;
 const MAX_LINE: u64 = 16 << 10;
 /// Most accepted header lines.
 const MAX_HEADERS: usize = 200;
-/// Longest accepted request body; only control requests have one.
-const MAX_BODY: u64 = 1 << 20;
+/// Longest accepted request body: control requests, and chunks of uploads.
+const MAX_BODY: u64 = 64 << 20;
 
 /// Header lines in their order.
 pub type Headers = Vec<(String, String)>;
@@ -54,6 +54,13 @@ impl Incoming {
         decode(self.path().split('?').next().unwrap_or_default())
     }
 
+    /// Values of a parameter of the query, decoded.
+    #[must_use]
+    pub fn query(&self, name: &str) -> Vec<String> {
+        let query = self.path().split_once('?').map_or("", |(_, query)| query);
+        form(query, name)
+    }
+
     /// The single byte range that is asked for of an object of `length` bytes. Err: unsatisfiable.
     pub fn range(&self, length: u64) -> Option<Result<Range<u64>, ()>> {
         let (from, to) = header(&self.headers, "range")?
@@ -72,6 +79,15 @@ impl Incoming {
             Err(())
         })
     }
+}
+
+/// Values of a field of a form or query.
+pub(crate) fn form(text: &str, name: &str) -> Vec<String> {
+    text.split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .filter(|(key, _)| *key == name)
+        .map(|(_, value)| String::from_utf8_lossy(&decode(&value.replace('+', " "))).into_owned())
+        .collect()
 }
 
 fn decode(text: &str) -> Vec<u8> {
@@ -241,13 +257,19 @@ impl Answer {
 pub(crate) fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
         206 => "Partial Content",
         302 => "Found",
+        307 => "Temporary Redirect",
         400 => "Bad Request",
+        401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         416 => "Range Not Satisfiable",
+        429 => "Too Many Requests",
         500 => "Internal Server Error",
         502 => "Bad Gateway",
         503 => "Service Unavailable",

@@ -47,7 +47,7 @@ pub use keys::Keys;
 pub use layer::{DEFAULT_MTIME, Entry, EntryKind, Layer, Storage};
 pub use objects::Algorithm;
 pub use proxy::Proxy;
-pub use registry::Registry;
+pub use registry::{Access, BlobStore, RangeMode, Registry};
 pub use repository::{Published, RepositoryBuilder};
 pub use server::{Handler, Request, Server};
 pub use stratum1::Stratum1;

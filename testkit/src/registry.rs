@@ -1,12 +1,22 @@
+mod access;
+mod store;
+mod tags;
+mod upload;
+
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use access::Access;
+pub use store::{BlobStore, RangeMode};
+use upload::Uploads;
 
 use crate::builder::{Running, ServerBuilder};
 use crate::http::{Answer, Incoming};
 use crate::image::digest;
 use crate::server::{Handler, Request};
 
-/// An OCI registry, as far as pulling needs it.
+/// An OCI registry: pull, push, lists of tags. By default everybody may do everything.
 ///
 /// The directory holds `blobs/sha256:<hex>` and `manifests/<name with / replaced by _>:<tag>`; see
 /// [`crate::Image::write_to`]. It is read at each request.
@@ -14,6 +24,11 @@ use crate::server::{Handler, Request};
 pub struct Registry {
     directory: PathBuf,
     blobs_fail: bool,
+    access: Option<Access>,
+    redirect: Option<(String, BlobStore)>,
+    ranges: RangeMode,
+    page: usize,
+    uploads: Arc<Uploads>,
 }
 
 impl Registry {
@@ -23,6 +38,11 @@ impl Registry {
         ServerBuilder::new(Self {
             directory: directory.to_owned(),
             blobs_fail: false,
+            access: None,
+            redirect: None,
+            ranges: RangeMode::default(),
+            page: 100,
+            uploads: Arc::default(),
         })
     }
 
@@ -55,13 +75,15 @@ impl Registry {
             .or_else(|| fs::read(self.directory.join("blobs").join(wanted)).ok())
     }
 
-    fn blob(&self, name: &str) -> Answer {
+    fn blob(&self, request: &Incoming, repository: &str, name: &str) -> Answer {
         if self.blobs_fail {
             return Answer::status(500);
         }
-        let hex = name.strip_prefix("sha256:").unwrap_or_default();
-        if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if !is_digest(name) || !self.uploads.shows(repository, name) {
             return unknown("BLOB_UNKNOWN");
+        }
+        if let Some((url, store)) = self.redirect.as_ref().filter(|_| request.method == "GET") {
+            return Answer::status(307).with("Location", &store.sign(url, name));
         }
         let answer = Answer::file(
             "application/octet-stream",
@@ -70,9 +92,34 @@ impl Registry {
         if answer.status == 404 {
             unknown("BLOB_UNKNOWN")
         } else {
-            answer.with("Docker-Content-Digest", name)
+            let answer = answer.with("Docker-Content-Digest", name);
+            self.ranges.apply(request, answer)
         }
     }
+
+    fn route(&self, request: &Incoming, rest: &str) -> Answer {
+        if let Some((name, upload)) = rest.rsplit_once("/blobs/uploads/") {
+            return self.uploads.answer(&self.directory, request, name, upload);
+        }
+        if let Some((name, blob)) = rest.rsplit_once("/blobs/") {
+            return self.blob(request, name, blob);
+        }
+        if let Some(name) = rest.strip_suffix("/tags/list") {
+            return tags::list(&self.directory, request, name, self.page);
+        }
+        match rest.rsplit_once("/manifests/") {
+            Some((name, reference)) if !reference.contains('/') && request.method == "PUT" => {
+                upload::put_manifest(&self.directory, request, name, reference)
+            }
+            Some((name, reference)) if !reference.contains('/') => self.manifest(name, reference),
+            _ => unknown("NAME_UNKNOWN"),
+        }
+    }
+}
+
+fn is_digest(name: &str) -> bool {
+    let hex = name.strip_prefix("sha256:").unwrap_or_default();
+    hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 impl ServerBuilder<Registry> {
@@ -80,6 +127,41 @@ impl ServerBuilder<Registry> {
     #[must_use]
     pub fn blobs_fail(mut self) -> Self {
         self.handler.blobs_fail = true;
+        self
+    }
+
+    /// Wants credentials.
+    #[must_use]
+    pub fn access(mut self, access: &Access) -> Self {
+        self.handler.access = Some(access.clone());
+        self
+    }
+
+    /// Redirects blobs to signed URLs of a store that is served at `url`.
+    #[must_use]
+    pub fn redirect_blobs(mut self, url: &str, store: &BlobStore) -> Self {
+        self.handler.redirect = Some((url.to_owned(), store.clone()));
+        self
+    }
+
+    /// What several ranges in one request lead to.
+    #[must_use]
+    pub fn ranges(mut self, ranges: RangeMode) -> Self {
+        self.handler.ranges = ranges;
+        self
+    }
+
+    /// Lists at most so many tags at once.
+    #[must_use]
+    pub fn page(mut self, tags: usize) -> Self {
+        self.handler.page = tags.max(1);
+        self
+    }
+
+    /// Shows blobs only in repositories into which they were pushed or mounted.
+    #[must_use]
+    pub fn scoped(self) -> Self {
+        self.handler.uploads.scope();
         self
     }
 }
@@ -104,21 +186,26 @@ impl Handler for Registry {
         let version =
             |answer: Answer| answer.with("Docker-Distribution-Api-Version", "registry/2.0");
         let Some(rest) = path.strip_prefix("/v2") else {
-            return Answer::status(404);
+            let access = self.access.as_ref();
+            let token = access.and_then(|access| access.token(request, &path));
+            return token.unwrap_or_else(|| Answer::status(404));
         };
         let rest = rest.trim_start_matches('/');
+        if let Some(refused) = self
+            .access
+            .as_ref()
+            .and_then(|access| access.refuses(request, rest))
+        {
+            return version(refused);
+        }
         if rest.is_empty() {
             return version(Answer::bytes("application/json", b"{}"));
         }
-        if let Some((_, blob)) = rest.rsplit_once("/blobs/") {
-            return version(self.blob(blob));
-        }
-        match rest.rsplit_once("/manifests/") {
-            Some((name, reference)) if !reference.contains('/') => {
-                version(self.manifest(name, reference))
-            }
-            _ => unknown("NAME_UNKNOWN"),
-        }
+        version(self.route(request, rest))
+    }
+
+    fn takes_writes(&self) -> bool {
+        true
     }
 
     fn object(&self, path: &str) -> Option<String> {

@@ -22,6 +22,11 @@ pub trait Handler: Send + Sync + 'static {
     /// The answer to a GET or HEAD.
     fn answer(&self, request: &Incoming) -> Answer;
 
+    /// Whether other methods are answered too.
+    fn takes_writes(&self) -> bool {
+        false
+    }
+
     /// The object that a path names, if fetching it twice is wrong in strict mode.
     fn object(&self, path: &str) -> Option<String>;
 }

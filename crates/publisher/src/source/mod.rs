@@ -2,7 +2,6 @@
 
 mod error;
 mod oci_layout;
-mod verified;
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -12,7 +11,6 @@ pub use registry::Document;
 
 pub use error::SourceError;
 use oci_layout::OciLayout;
-pub use verified::Verified;
 
 /// Where one image (or one index of images) is read from.
 ///

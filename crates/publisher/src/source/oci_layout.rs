@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use image::{Descriptor, Digest, Document as Parsed, Index, MAX_DOCUMENT_BYTES, Reference};
 
-use super::{Document, ImageSource, SourceError, Verified, split_place};
+use super::{Document, ImageSource, SourceError, split_place};
+use registry::Verified;
 
 /// Short name of an image within a layout.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
