@@ -29,8 +29,11 @@ pub(crate) struct UnpackedLayer<S> {
     pub(crate) implicit_directories: Vec<Vec<u8>>,
 }
 
-/// The subtree with a layer's image.
-type Image<B> = Option<<B as Backend>::Subtree>;
+/// What one reading of a layer made; nothing where nothing was wanted.
+struct Entries<S> {
+    unpacked: Option<UnpackedLayer<S>>,
+    image: Option<S>,
+}
 
 /// What was made of one layer.
 pub(crate) struct Built<S> {
@@ -120,14 +123,14 @@ impl<B: Backend> LayerBuilder<'_, B> {
     fn build(&self, number: usize) -> Result<Built<B::Subtree>, PublishError> {
         let started = Instant::now();
         self.phase(LayerPhase::Storing);
-        let unpacked = self.unpack();
-        let built = unpacked.and_then(|unpacked| Ok((unpacked, self.blobs()?)));
-        let ((unpacked, image), blobs) = built.map_err(|source| self.failed(source))?;
+        let entries = self.unpack();
+        let built = entries.and_then(|entries| Ok((entries, self.blobs()?)));
+        let (entries, blobs) = built.map_err(|source| self.failed(source))?;
         self.phase(LayerPhase::Done(LayerState::Published));
         Ok(Built {
             layer: number,
-            unpacked,
-            image,
+            unpacked: entries.unpacked,
+            image: entries.image,
             blobs,
             elapsed: started.elapsed(),
         })
@@ -157,7 +160,7 @@ impl<B: Backend> LayerBuilder<'_, B> {
     }
 
     /// What the layer's entries make, read once for all layouts that want them.
-    fn unpack(&self) -> Result<(Option<UnpackedLayer<B::Subtree>>, Image<B>), LayerError> {
+    fn unpack(&self) -> Result<Entries<B::Subtree>, LayerError> {
         let missing = &self.layer.missing;
         let mtime = self.options.now.as_second();
         let unpacks = missing.iter().any(|layout| layout.unpacks());
@@ -166,7 +169,12 @@ impl<B: Backend> LayerBuilder<'_, B> {
         let image = missing.contains(&Layout::Erofs);
         let image = image.then(|| self.backend.scratch_file()).transpose();
         let (layer, image) = match (&mut builder, image.map_err(store)?) {
-            (None, None) => return Ok((None, None)),
+            (None, None) => {
+                return Ok(Entries {
+                    unpacked: None,
+                    image: None,
+                });
+            }
             (Some(builder), None) => (self.read(builder)?, None),
             (builder, Some(contents)) => {
                 let other = builder.as_mut().map(|builder| builder as &mut dyn Sink);
@@ -176,8 +184,10 @@ impl<B: Backend> LayerBuilder<'_, B> {
                 (layer, image)
             }
         };
-        let unpacked = builder.map(|builder| self.unpacked(builder, layer)).transpose()?;
-        Ok((unpacked, image))
+        let unpacked = builder
+            .map(|builder| self.unpacked(builder, layer))
+            .transpose()?;
+        Ok(Entries { unpacked, image })
     }
 
     fn read(&self, sink: &mut dyn Sink) -> Result<Unpacked, LayerError> {
@@ -194,7 +204,11 @@ impl<B: Backend> LayerBuilder<'_, B> {
     }
 
     /// A layer that cannot be an image is none the worse for its other layouts.
-    fn image(&self, sink: ErofsSink<'_>, layer: &Unpacked) -> Result<Image<B>, LayerError> {
+    fn image(
+        &self,
+        sink: ErofsSink<'_>,
+        layer: &Unpacked,
+    ) -> Result<Option<B::Subtree>, LayerError> {
         let stored = sink.finish(&layer.diff_id, |reader, length, how| {
             self.backend.store(reader, length, how)
         });
@@ -237,7 +251,11 @@ impl<B: Backend> LayerBuilder<'_, B> {
 
     /// The blob as it is, in a subtree for each layout that wants it.
     fn blobs(&self) -> Result<Vec<(Layout, B::Subtree)>, LayerError> {
-        let wanted = self.layer.missing.iter().filter(|layout| layout.stores_blobs());
+        let wanted = self
+            .layer
+            .missing
+            .iter()
+            .filter(|layout| layout.stores_blobs());
         let wanted: Vec<Layout> = wanted.copied().collect();
         if wanted.is_empty() {
             return Ok(Vec::new());
