@@ -1,5 +1,6 @@
 //! Layout `erofs`: a layer's blob becomes an image in objects; mounted by the kernel it is what plain `tar` unpacks.
 #![allow(
+    clippy::unwrap_used,
     clippy::print_stdout,
     reason = "a test may fail, and says why it did not run"
 )]
