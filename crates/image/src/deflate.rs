@@ -64,7 +64,10 @@ mod tests {
             .collect();
         let member = compress_member(&input, 9).unwrap();
         assert_eq!(&member[..10], b"\x1f\x8b\x08\0\0\0\0\0\x02\xff");
-        assert_eq!(crate::Digest::of(&member).to_string(), "sha256:136088e4e54eca8876222ec4933ba5d34631e0c7e9196bd8016b37d6cf45e2c2");
+        assert_eq!(
+            crate::Digest::of(&member).to_string(),
+            "sha256:136088e4e54eca8876222ec4933ba5d34631e0c7e9196bd8016b37d6cf45e2c2"
+        );
     }
 
     #[test]

@@ -161,6 +161,9 @@ pub fn decode_unverified(member: &[u8], chunk: &Chunk) -> Result<Vec<u8>, Error>
     Ok(content)
 }
 
+/// A chunk and its verified bytes, or why there are none.
+pub type Decoded<'a> = (&'a Chunk, Result<Vec<u8>, Error>);
+
 /// The verified bytes of several chunks of one member, which is decompressed once. Each chunk has its own verdict.
 ///
 /// # Errors
@@ -168,10 +171,7 @@ pub fn decode_unverified(member: &[u8], chunk: &Chunk) -> Result<Vec<u8>, Error>
 ///
 /// # Panics
 /// If the chunks are not of one member.
-pub fn decode_chunks<'a>(
-    member: &[u8],
-    chunks: &'a [Chunk],
-) -> Result<Vec<(&'a Chunk, Result<Vec<u8>, Error>)>, Error> {
+pub fn decode_chunks<'a>(member: &[u8], chunks: &'a [Chunk]) -> Result<Vec<Decoded<'a>>, Error> {
     let Some(first) = chunks.first() else {
         return Ok(Vec::new());
     };

@@ -56,6 +56,7 @@ mod landmark;
 mod links;
 mod members;
 mod order;
+mod pax;
 mod tar_input;
 
 mod time;
@@ -63,7 +64,7 @@ mod toc;
 mod toc_writer;
 mod writer;
 
-pub use chunk::{Chunk, Codec, decode_chunks, decode_member, decode_unverified};
+pub use chunk::{Chunk, Codec, Decoded, decode_chunks, decode_member, decode_unverified};
 pub use entry::{Entry, EntryKind};
 pub use error::{EntryFault, Error, WriteError};
 pub use footer::{Footer, FooterKind, TocDigest, tail_length_to_fetch};

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::json::JsonEntry;
-use super::{WriteError, time};
+use super::{WriteError, pax, time};
 
 pub(crate) const BLOCK: u64 = 512;
 
@@ -51,10 +51,13 @@ pub(crate) fn each<R: Read>(
         let start = state.borrow().start(padding);
         let mut headers = state.borrow_mut().pause(padding);
         let size = entry.size();
-        let mut described = describe(&mut entry)?;
+        // Within the headers, which are short.
+        let at = entry.raw_header_position().saturating_sub(start) as usize;
+        let records = pax::records(&headers, at)
+            .ok_or_else(|| WriteError::Input(io::ErrorKind::InvalidData.into()))?;
+        let mut described = describe(&entry, &records)?;
         if entry.header().entry_type().is_gnu_sparse() {
-            let at = entry.raw_header_position().saturating_sub(start);
-            headers = without_holes(headers, at as usize, size)?;
+            headers = without_holes(headers, at, size)?;
         }
         if let Some(described) = &mut described
             && described.kind == "reg"
@@ -144,12 +147,26 @@ impl<R: Read> Read for Recorder<R> {
 }
 
 /// What a TOC says of an entry, but for place, size and digests.
-fn describe<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Option<JsonEntry>, WriteError> {
+fn describe<R: Read>(
+    entry: &tar::Entry<'_, R>,
+    records: &[pax::Record<'_>],
+) -> Result<Option<JsonEntry>, WriteError> {
     let kind = entry.header().entry_type();
     if kind.is_pax_global_extensions() {
         return Ok(None);
     }
-    let name = text(&entry.path_bytes())?;
+    let of_records = |wanted: &[u8]| {
+        let mut found = records.iter().rev();
+        found
+            .find(|(key, _)| *key == wanted)
+            .map(|(_, value)| *value)
+    };
+    let header = entry.header();
+    // Not by the crate: an attribute's value could pretend to be a path.
+    let name = match of_records(b"path") {
+        Some(path) => text(path)?,
+        None => text(&header.path_bytes())?,
+    };
     let unsupported = |name: String| WriteError::Unsupported {
         path: name,
         kind: kind.as_byte().into(),
@@ -162,10 +179,12 @@ fn describe<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Option<JsonEntry>,
         return Err(unsupported(name));
     }
     let link_name = match word {
-        "symlink" | "hardlink" => text(&entry.link_name_bytes().unwrap_or_default())?,
+        "symlink" | "hardlink" => match of_records(b"linkpath") {
+            Some(target) => text(target)?,
+            None => text(&header.link_name_bytes().unwrap_or_default())?,
+        },
         _ => String::new(),
     };
-    let header = entry.header();
     let device = |number: io::Result<Option<u32>>| match word {
         "char" | "block" => number
             .map_err(WriteError::Input)
@@ -184,12 +203,9 @@ fn describe<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Option<JsonEntry>,
         dev_minor: device(header.device_minor())?,
         ..JsonEntry::default()
     };
-    let time = (header.mtime().map_err(WriteError::Input)? as i64, 0);
-    let time = extensions(entry, &mut described, &name)?.unwrap_or(time);
-    described.modified = (time != (0, 0))
-        .then(|| time::format(time.0, time.1))
-        .flatten();
     described.name = name;
+    described.modified = modified(header.mtime().map_err(WriteError::Input)? as i64, 0);
+    extend(&mut described, records, entry.size())?;
     Ok(Some(described))
 }
 
@@ -229,37 +245,53 @@ fn name_of(bytes: Option<&[u8]>) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Takes over what PAX headers say; gives the time if they state it.
-fn extensions<R: Read>(
-    entry: &mut tar::Entry<'_, R>,
+/// Takes over what PAX headers say.
+fn extend(
     described: &mut JsonEntry,
-    name: &str,
-) -> Result<Option<(i64, u32)>, WriteError> {
-    let mut xattrs = BTreeMap::new();
-    let mut time = None;
-    let Some(extensions) = entry.pax_extensions().map_err(WriteError::Input)? else {
-        return Ok(None);
+    records: &[pax::Record<'_>],
+    size: u64,
+) -> Result<(), WriteError> {
+    let malformed = || WriteError::Input(io::ErrorKind::InvalidData.into());
+    let number = |value: &[u8]| -> Result<u64, WriteError> {
+        let text = std::str::from_utf8(value).map_err(|_| malformed())?;
+        text.parse().map_err(|_| malformed())
     };
-    for extension in extensions {
-        let extension = extension.map_err(WriteError::Input)?;
-        let key = extension.key_bytes();
-        if let Some(attribute) = key.strip_prefix(b"SCHILY.xattr.") {
-            xattrs.insert(text(attribute)?, STANDARD.encode(extension.value_bytes()));
-        } else if key.starts_with(b"GNU.sparse.") {
-            return Err(WriteError::Unsupported {
-                path: name.to_owned(),
-                kind: 'S',
-            });
-        } else if key == b"mtime" {
-            time = extension.value().ok().and_then(pax_time);
-        } else if key == b"uname" {
-            described.user_name = name_of(Some(extension.value_bytes()));
-        } else if key == b"gname" {
-            described.group_name = name_of(Some(extension.value_bytes()));
+    let mut xattrs = BTreeMap::new();
+    for (key, value) in records {
+        match *key {
+            b"uid" => described.uid = owner(number(value).map_err(io::Error::other))?,
+            b"gid" => described.gid = owner(number(value).map_err(io::Error::other))?,
+            b"uname" => described.user_name = name_of(Some(value)),
+            b"gname" => described.group_name = name_of(Some(value)),
+            b"mtime" => {
+                let time = std::str::from_utf8(value).ok().and_then(pax_time);
+                let (seconds, nanos) = time.ok_or_else(malformed)?;
+                described.modified = modified(seconds, nanos);
+            }
+            // Where two readers of a tar see different lengths, one of them is deceived.
+            b"size" if number(value)? != size => return Err(malformed()),
+            key if key.starts_with(b"GNU.sparse.") => {
+                return Err(WriteError::Unsupported {
+                    path: described.name.clone(),
+                    kind: 'S',
+                });
+            }
+            key => {
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                    xattrs.insert(text(name)?, STANDARD.encode(value));
+                }
+            }
         }
     }
     described.xattrs = (!xattrs.is_empty()).then_some(xattrs);
-    Ok(time)
+    Ok(())
+}
+
+fn modified(seconds: i64, nanos: u32) -> Option<String> {
+    if (seconds, nanos) == (0, 0) {
+        return None;
+    }
+    time::format(seconds, nanos)
 }
 
 /// Decimal seconds with a fraction, also before 1970.

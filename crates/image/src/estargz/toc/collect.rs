@@ -256,7 +256,9 @@ impl<'a> Collector<'a> {
         if size > self.limits.chunk || member.is_none_or(|member| member > self.limits.member) {
             return Err(EntryFault::ChunkTooLarge);
         }
-        if chunk.start == 0 || chunk.start >= self.data_end {
+        // A blob begins with a header: what begins with it lies further in.
+        let nowhere = chunk.start == 0 && chunk.inner_offset == 0;
+        if nowhere || chunk.start >= self.data_end {
             return Err(EntryFault::Offset);
         }
         self.chunks.push(chunk);
