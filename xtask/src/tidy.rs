@@ -22,7 +22,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["cvmfs", "registry", "image", "tree", "cache", "fuse", "sys"],
     ),
     ("registry", &["image"]),
-    ("publisher", &["cvmfs", "registry", "image", "tree"]),
+    (
+        "publisher",
+        // `cache`: what was published is opened again as a client does.
+        &["cvmfs", "registry", "image", "tree", "cache"],
+    ),
     (
         "outcrop",
         &[
