@@ -69,11 +69,10 @@ impl Lease {
     }
 
     fn hold(client: &Arc<Client>, content: Vec<u8>, lease: Duration) -> Self {
-        let renewal = client.runtime.spawn(renew(
-            Arc::clone(client),
-            content.clone(),
-            lease / RENEWALS,
-        ));
+        let renewal =
+            client
+                .runtime
+                .spawn(renew(Arc::clone(client), content.clone(), lease / RENEWALS));
         Self {
             client: Arc::clone(client),
             content,
@@ -169,7 +168,9 @@ fn holder_of(content: &[u8]) -> String {
 fn is_stale(answer: &Answer, lease: Duration) -> bool {
     let time = |name: &str| {
         let text = answer.header(name)?;
-        jiff::fmt::rfc2822::parse(&text).ok().map(|time| time.timestamp())
+        jiff::fmt::rfc2822::parse(&text)
+            .ok()
+            .map(|time| time.timestamp())
     };
     let (Some(now), Some(renewed)) = (time("date"), time("last-modified")) else {
         return false;

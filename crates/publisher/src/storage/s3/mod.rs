@@ -188,7 +188,11 @@ impl S3Storage {
         let answer = client.text(call, &action)?;
         let answer = DeleteObjectsResponse::parse(&answer)
             .map_err(|error| client.bad_answer(&what, &error))?;
-        match answer.errors.into_iter().find(|error| error.code != "NoSuchKey") {
+        match answer
+            .errors
+            .into_iter()
+            .find(|error| error.code != "NoSuchKey")
+        {
             None => Ok(()),
             Some(error) => Err(StorageError::Denied {
                 location: client.location.clone(),
@@ -207,8 +211,7 @@ impl S3Storage {
         let prefix = client.place.key(prefix);
         let what = format!("the listing of {prefix}");
         let answer = client.text(Call::new(&what, "GET"), &|_| {
-            let mut action =
-                ListObjectsV2::new(&client.place.bucket, client.credentials.as_ref());
+            let mut action = ListObjectsV2::new(&client.place.bucket, client.credentials.as_ref());
             action.with_prefix(prefix.clone());
             if let Some(token) = token {
                 action.with_continuation_token(token.to_owned());
@@ -349,8 +352,8 @@ impl Place {
         let tls = url.scheme() == "https";
         url.set_path("");
         url.set_query(None);
-        let bucket = Bucket::new(url, style, name.to_owned(), region)
-            .map_err(|error| error.to_string())?;
+        let bucket =
+            Bucket::new(url, style, name.to_owned(), region).map_err(|error| error.to_string())?;
         Ok(Self {
             bucket,
             prefix,
@@ -378,11 +381,20 @@ mod tests {
     #[test]
     fn locations() {
         let place = Place::parse("s3+http://127.0.0.1:9000/bucket/a/b/?region=eu").unwrap();
-        assert_eq!(place.bucket.base_url().as_str(), "http://127.0.0.1:9000/bucket/");
+        assert_eq!(
+            place.bucket.base_url().as_str(),
+            "http://127.0.0.1:9000/bucket/"
+        );
         assert_eq!(place.bucket.region(), "eu");
-        assert_eq!((place.key("data/x").as_str(), place.tls), ("a/b/data/x", false));
+        assert_eq!(
+            (place.key("data/x").as_str(), place.tls),
+            ("a/b/data/x", false)
+        );
         let place = Place::parse("s3+https://s3.example.org/bucket?style=virtual").unwrap();
-        assert_eq!(place.bucket.base_url().as_str(), "https://bucket.s3.example.org/");
+        assert_eq!(
+            place.bucket.base_url().as_str(),
+            "https://bucket.s3.example.org/"
+        );
         assert_eq!((place.key("x").as_str(), place.tls), ("x", true));
         for bad in [
             "s3+http://host",
@@ -394,6 +406,9 @@ mod tests {
         ] {
             assert!(Place::parse(bad).is_err(), "{bad}");
         }
-        assert_eq!(without_secrets("s3+http://key:secret@host/b"), "s3+http://host/b");
+        assert_eq!(
+            without_secrets("s3+http://key:secret@host/b"),
+            "s3+http://host/b"
+        );
     }
 }

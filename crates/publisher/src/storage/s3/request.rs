@@ -214,7 +214,10 @@ impl Client {
             .map_err(passing)?;
         let status = response.status();
         let again = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
-            || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
+            || matches!(
+                status,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
+            );
         if again && status != StatusCode::INSUFFICIENT_STORAGE {
             return Err(Failure::Passing(format!("the server answers {status}")));
         }
@@ -259,8 +262,7 @@ impl Client {
 
     /// An object's length; `None` if there is none.
     pub(super) fn head(&self, path: &str, key: &str) -> Result<Option<u64>, StorageError> {
-        let action =
-            |_: &Call| HeadObject::new(&self.place.bucket, self.credentials.as_ref(), key);
+        let action = |_: &Call| HeadObject::new(&self.place.bucket, self.credentials.as_ref(), key);
         let answer = self.ask(&Call::new(path, "HEAD"), &action, Some(0))?;
         match answer.status {
             status if status.is_success() => {
