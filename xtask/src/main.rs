@@ -12,6 +12,7 @@ mod packages;
 mod summary;
 mod test;
 mod tidy;
+mod workload;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ struct Cli {
 enum Command {
     /// Install what demo and tests need: Debian packages, and containerd 1.7 and 2.1 unpacked below target/containerd
     Packages,
+    /// The demo's image in target/workload: Debian, Python, a physics generator
+    Workload,
     /// From a clean machine to a running container whose layers lie in CVMFS, beside stock containerd
     Demo,
     /// Everything that must hold: tidy, lint, unit tests, conformance, real containerd
@@ -63,6 +66,13 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Packages => packages::run(),
+        Command::Workload => workload::Workload::build().map(|built| {
+            println!(
+                "{}\n{}",
+                built.layout().display(),
+                built.registry().display()
+            );
+        }),
         Command::Demo => demo::run(),
         Command::Test => test::run(),
         Command::Lint => lint::run(),

@@ -204,8 +204,8 @@ impl Apt {
     }
 }
 
-/// The URL of the machine's Debian mirror: from deb822 (`URIs: …`) or one-line sources.
-fn mirror() -> Option<String> {
+/// The URL of the machine's Debian (or Ubuntu) mirror: from deb822 (`URIs: …`) or one-line sources.
+pub(crate) fn mirror() -> Option<String> {
     let listed = fs::read_dir("/etc/apt/sources.list.d")
         .into_iter()
         .flatten()
@@ -226,6 +226,8 @@ fn mirror() -> Option<String> {
     let words = lines.flat_map(str::split_whitespace);
     words
         .map(|word| word.trim_end_matches('/'))
-        .find(|word| word.contains("://") && word.ends_with("/debian"))
+        .find(|word| {
+            word.contains("://") && (word.ends_with("/debian") || word.ends_with("/ubuntu"))
+        })
         .map(str::to_owned)
 }
