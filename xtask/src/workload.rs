@@ -161,7 +161,7 @@ fn first_word(text: &str) -> Result<String> {
     Ok(word.context("sha256sum said nothing")?.to_owned())
 }
 
-/// Configuration, manifest, index; and the same files under the names of the test registry.
+/// Configuration, manifest, index.
 fn describe(folder: &Path, layers: &[Layer]) -> Result<()> {
     let layout = folder.join("layout");
     let config = json!({
@@ -208,13 +208,17 @@ fn describe(folder: &Path, layers: &[Layer]) -> Result<()> {
         layout.join("oci-layout"),
         r#"{"imageLayoutVersion":"1.0.0"}"#,
     )?;
-    let registry = folder.join("registry");
+    for_registry(&layout, &folder.join("registry"), &digest)
+}
+
+/// The same files under the names of the test registry.
+fn for_registry(layout: &Path, registry: &Path, manifest: &str) -> Result<()> {
     fs::create_dir_all(registry.join("manifests"))?;
     fs::create_dir_all(registry.join("blobs"))?;
     for blob in fs::read_dir(layout.join("blobs/sha256"))? {
         let blob = blob?;
         let name = format!("sha256:{}", blob.file_name().to_string_lossy());
-        let target = if name == digest {
+        let target = if name == manifest {
             let name = Workload::NAME.replace('/', "_");
             registry
                 .join("manifests")
