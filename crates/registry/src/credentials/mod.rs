@@ -46,11 +46,15 @@ pub struct Credentials {
     /// How helper programs are run.
     pub programs: Programs,
     /// What programs have answered.
-    pub(crate) remembered: Arc<Mutex<Vec<Remembered>>>,
+    pub remembered: Memory,
 }
 
+/// What programs have answered, until it is too old. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Memory(Arc<Mutex<Vec<Remembered>>>);
+
 #[derive(Debug)]
-pub(crate) struct Remembered {
+struct Remembered {
     key: String,
     credential: Option<Credential>,
     until: Instant,
@@ -85,6 +89,7 @@ impl Credentials {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Remembered>> {
         self.remembered
+            .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
