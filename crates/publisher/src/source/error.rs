@@ -40,6 +40,9 @@ pub enum SourceError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The registry does not give it.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
     /// The source lacks a blob that its manifest lists.
     #[error("{name} holds no blob {digest}")]
     Missing {

@@ -1,14 +1,19 @@
 //! Where images come from: a registry, an OCI layout on disk, an archive made by `docker save`.
 
+mod docker_archive;
 mod error;
 mod oci_layout;
+mod registry;
 
 use std::io::Read;
 use std::path::PathBuf;
 
+use ::registry::Client;
+pub use ::registry::Document;
 use image::{Descriptor, Digest, Reference};
-pub use registry::Document;
 
+use self::registry::RegistryImage;
+use docker_archive::DockerArchive;
 pub use error::SourceError;
 use oci_layout::OciLayout;
 
@@ -40,6 +45,8 @@ pub trait ImageSource: Send + Sync {
 pub struct SourceOptions {
     /// Scratch space for archives that are compressed as a whole; empty: the system's.
     pub scratch: PathBuf,
+    /// For images in registries.
+    pub registry: Option<Client>,
 }
 
 /// Opens `REFERENCE`, `oci-layout:DIR[:TAG]` or `docker-archive:FILE[:NAME[:TAG]]`.
@@ -48,15 +55,27 @@ pub struct SourceOptions {
 /// If the text names no source, or the source is not there.
 pub fn open_source(
     text: &str,
-    _options: &SourceOptions,
+    options: &SourceOptions,
 ) -> Result<Box<dyn ImageSource>, SourceError> {
     if let Some(place) = text.strip_prefix("oci-layout:") {
         return Ok(Box::new(OciLayout::open(place)?));
     }
-    Err(SourceError::Name {
+    if let Some(place) = text.strip_prefix("docker-archive:") {
+        return Ok(Box::new(DockerArchive::open(place, options)?));
+    }
+    let wrong = |reason: String| SourceError::Name {
         name: text.to_owned(),
-        reason: "only oci-layout:DIR is known".to_owned(),
-    })
+        reason,
+    };
+    let reference: Reference = text
+        .strip_prefix("docker://")
+        .unwrap_or(text)
+        .parse()
+        .map_err(|error: image::ReferenceError| wrong(error.to_string()))?;
+    let Some(client) = &options.registry else {
+        return Err(wrong("registries are not available here".to_owned()));
+    };
+    Ok(Box::new(RegistryImage::open(client, reference)?))
 }
 
 /// Splits `PATH[:NAME]`; a path that exists may contain colons.
