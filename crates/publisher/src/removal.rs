@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use image::{Digest, MAX_DOCUMENT_BYTES, Manifest, Reference};
-use serde::Serialize;
+use image::{Digest, MAX_DOCUMENT_BYTES, Reference};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::history::NewTag;
@@ -44,16 +44,19 @@ pub fn remove<B: Backend>(
         changes: backend.begin()?,
         summary: RemovalSummary::default(),
     };
-    let (before, _) = removal.used()?;
+    let before = removal.used()?;
     for image in images {
         removal.image(image)?;
     }
-    let (after, blobs) = removal.used()?;
-    let candidates: BTreeSet<Digest> = before.difference(&after).copied().collect();
-    for layer in &candidates {
-        removal.layer(layer, &blobs)?;
+    let after = removal.used()?;
+    for layer in before.layers.difference(&after.layers) {
+        removal.layer(layer)?;
+        removal.summary.layers.push(*layer);
     }
-    removal.summary.layers = candidates.into_iter().collect();
+    for blob in before.blobs.difference(&after.blobs) {
+        let removed = registry::remove_blob(&mut removal.changes, blob)?;
+        removal.summary.paths.extend(removed);
+    }
     let dangling = pointers::remove_dangling(&mut removal.changes)?;
     removal.summary.paths.extend(dangling);
     let dangling = erofs::remove_dangling(&mut removal.changes)?;
@@ -86,7 +89,8 @@ impl<C: Changes> Removal<C> {
     /// Its documents, its tag in the registry's tree, and its name for flat images with what that name alone points to.
     fn image(&mut self, image: &Reference) -> Result<(), Error> {
         let name = image_name(image);
-        registry::remove_tag(&mut self.changes, image)?;
+        let tags = registry::remove_tag(&mut self.changes, image)?;
+        self.summary.paths.extend(tags);
         let documents = self.path(directory(image))?;
         let link = format!("/{name}");
         let flat = self.changes.lookup(&link)?.map(|found| found.symlink);
@@ -101,11 +105,12 @@ impl<C: Changes> Removal<C> {
         Ok(())
     }
 
-    fn layer(&mut self, layer: &Digest, used_blobs: &BTreeSet<Digest>) -> Result<(), Error> {
-        for layout in Layout::ALL {
-            if layout == Layout::Registry && used_blobs.contains(layer) {
-                continue;
-            }
+    fn layer(&mut self, layer: &Digest) -> Result<(), Error> {
+        // A registry's blob may be something else's as well: those are counted by themselves.
+        let others = Layout::ALL
+            .into_iter()
+            .filter(|layout| *layout != Layout::Registry);
+        for layout in others {
             let place = match layout {
                 Layout::Layers => image::repository_layout::layer_directory(layer),
                 layout => layout.place(layer),
@@ -115,10 +120,9 @@ impl<C: Changes> Removal<C> {
         Ok(())
     }
 
-    /// Layers that some image names; and all blobs that some image names.
-    fn used(&mut self) -> Result<(BTreeSet<Digest>, BTreeSet<Digest>), Error> {
-        let mut layers = BTreeSet::new();
-        let mut blobs = BTreeSet::new();
+    /// What all images name.
+    fn used(&mut self) -> Result<Used, Error> {
+        let mut used = Used::default();
         let mut directories = vec![("/.metadata".to_owned(), 0)];
         while let Some((directory, depth)) = directories.pop() {
             if depth > MAX_DEPTH {
@@ -130,24 +134,59 @@ impl<C: Changes> Removal<C> {
                 };
                 let path = format!("{directory}/{name}");
                 let found = self.changes.lookup(&path)?;
-                let kind = found.map(|found| found.kind);
-                if name == "manifest.json" && kind == Some(cvmfs::Kind::File) {
-                    let manifest = self.manifest(&path)?;
-                    layers.extend(manifest.layers.iter().map(|layer| layer.digest));
-                    blobs.insert(manifest.config.digest);
-                } else if kind == Some(cvmfs::Kind::Directory) {
-                    directories.push((path, depth + 1));
+                match (found.map(|found| found.kind), name.as_str()) {
+                    (Some(cvmfs::Kind::File), "manifest.json") => {
+                        self.manifest(&path, &mut used)?;
+                    }
+                    (Some(cvmfs::Kind::File), "index.json") => {
+                        used.blobs.insert(Digest::of(&self.document(&path)?));
+                    }
+                    (Some(cvmfs::Kind::Directory), _) => directories.push((path, depth + 1)),
+                    _ => {}
                 }
             }
         }
-        blobs.extend(&layers);
-        Ok((layers, blobs))
+        Ok(used)
     }
 
-    fn manifest(&mut self, path: &str) -> Result<Manifest, Error> {
+    fn document(&mut self, path: &str) -> Result<Vec<u8>, Error> {
         let bytes = self.changes.read(path, MAX_DOCUMENT_BYTES as u64)?;
-        let bytes = bytes.ok_or_else(|| Error::NotFound(path.to_owned()))?;
-        let manifest = Manifest::parse(&bytes).map_err(|error| Error::corrupt(path, error))?;
-        Ok(manifest.into_value())
+        bytes.ok_or_else(|| Error::NotFound(path.to_owned()))
     }
+
+    fn manifest(&mut self, path: &str, used: &mut Used) -> Result<(), Error> {
+        let bytes = self.document(path)?;
+        let manifest: AnyManifest =
+            serde_json::from_slice(&bytes).map_err(|error| Error::corrupt(path, error))?;
+        used.blobs.insert(Digest::of(&bytes));
+        used.blobs.insert(manifest.config.digest);
+        for layer in &manifest.layers {
+            used.blobs.insert(layer.digest);
+            used.layers.insert(layer.digest);
+        }
+        Ok(())
+    }
+}
+
+/// An image's manifest. DUCC writes it anew with capital letters.
+#[derive(Deserialize)]
+struct AnyManifest {
+    #[serde(alias = "Config")]
+    config: Named,
+    #[serde(alias = "Layers")]
+    layers: Vec<Named>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    #[serde(alias = "Digest")]
+    digest: Digest,
+}
+
+/// What some image names.
+#[derive(Default)]
+struct Used {
+    layers: BTreeSet<Digest>,
+    /// Layers, configurations, manifests and indexes.
+    blobs: BTreeSet<Digest>,
 }

@@ -16,8 +16,8 @@ use super::tar::{Item, Kind, TarReader};
 use crate::entry::Entry;
 use crate::objects::How;
 use crate::path_key;
-use crate::source::Verified;
 use crate::subtree::Linked;
+use registry::Verified;
 
 /// Longest name and value of an attribute that a catalog can hold, and how many.
 const MAX_XATTR: usize = 255;

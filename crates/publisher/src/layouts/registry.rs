@@ -66,18 +66,44 @@ pub(crate) fn write<C: Changes>(
     Ok(())
 }
 
-/// Removes an image's tag; blobs go when no image names them.
-pub(crate) fn remove_tag<C: Changes>(changes: &mut C, reference: &Reference) -> Result<(), Error> {
+/// Removes an image's tag; the whole repository if that was the last. The paths removed.
+pub(crate) fn remove_tag<C: Changes>(
+    changes: &mut C,
+    reference: &Reference,
+) -> Result<Vec<String>, Error> {
+    let mut removed = Vec::new();
     let Some(tag) = reference.tag() else {
-        return Ok(());
+        return Ok(removed);
     };
     for name in names(changes, reference)? {
-        let path = format!("{ROOT}/repositories/{name}/_manifests/tags/{tag}");
-        if changes.lookup(&path)?.is_some() {
-            changes.remove(&path)?;
+        let repository = format!("{ROOT}/repositories/{name}");
+        let tags = format!("{repository}/_manifests/tags");
+        let path = format!("{tags}/{tag}");
+        if changes.lookup(&path)?.is_none() {
+            continue;
         }
+        let others = changes.list(&tags)?;
+        let path = match others.iter().any(|other| other != tag.as_bytes()) {
+            true => path,
+            false => repository,
+        };
+        changes.remove(&path)?;
+        removed.push(path);
     }
-    Ok(())
+    Ok(removed)
+}
+
+/// Removes a blob that no image names any more.
+pub(crate) fn remove_blob<C: Changes>(
+    changes: &mut C,
+    blob: &Digest,
+) -> Result<Option<String>, Error> {
+    let path = Layout::Registry.place(blob);
+    if changes.lookup(&path)?.is_none() {
+        return Ok(None);
+    }
+    changes.remove(&path)?;
+    Ok(Some(path))
 }
 
 struct Writer<'a, C> {

@@ -20,7 +20,8 @@ use crate::layer::{LayerBlob, LayerError, Sink, Unpacked, unpack};
 use crate::layouts::erofs::{self, ErofsSink};
 use crate::layouts::{Backend, Layout, stargz};
 use crate::objects::How;
-use crate::source::{ImageSource, Verified};
+use crate::source::ImageSource;
+use registry::Verified;
 
 /// An unpacked layer, stored.
 pub(crate) struct UnpackedLayer<S> {
@@ -142,7 +143,7 @@ impl<B: Backend> LayerBuilder<'_, B> {
             LayerError::Store(error) => PublishError::Repository(*error),
             source => PublishError::Layer {
                 digest: self.layer.descriptor.digest,
-                source,
+                source: Box::new(source),
             },
         }
     }

@@ -51,7 +51,7 @@ pub enum PublishError {
         /// Of the blob.
         digest: Digest,
         /// Why.
-        source: LayerError,
+        source: Box<LayerError>,
     },
     /// The repository fails.
     #[error(transparent)]

@@ -119,7 +119,7 @@ fn contradicts(
     match (layer.diff_id, diff_id) {
         (Some(actual), Some(expected)) if actual != expected => Err(PublishError::Layer {
             digest: descriptor.digest,
-            source: LayerError::DiffId { expected, actual },
+            source: Box::new(LayerError::DiffId { expected, actual }),
         }),
         _ => Ok(()),
     }
@@ -143,10 +143,10 @@ fn is_present<B: Backend>(
         Presence::Present => Ok(has_blob(changes, layer, layout)?),
         Presence::Contradiction(actual) => Err(PublishError::Layer {
             digest: *digest,
-            source: LayerError::DiffId {
+            source: Box::new(LayerError::DiffId {
                 expected: diff_id,
                 actual,
-            },
+            }),
         }),
     }
 }

@@ -10,7 +10,8 @@ use image::{
 use super::PublishOptions;
 use super::error::PublishError;
 use crate::layouts::metadata::{PlatformImage, ResolvedImage};
-use crate::source::{ImageSource, Verified};
+use crate::source::ImageSource;
+use registry::Verified;
 
 /// Reads manifest or index, and the configuration of each platform.
 pub(crate) fn resolve(
