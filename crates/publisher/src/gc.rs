@@ -124,7 +124,7 @@ impl Repository {
             }
             let head = self.head();
             let head = Head {
-                reflog: Some(self.write_reflog(reflog, head.root_catalog.algorithm)?),
+                reflog: Some(self.write_reflog(reflog, head.root_catalog.algorithm, &[])?),
                 published: now.as_second().max(head.published),
                 ..Head::clone(&head)
             };

@@ -30,8 +30,7 @@ impl Repository {
             return Ok(());
         }
         let reflog = self.reflog()?;
-        let (dead, living): (Vec<Reference>, Vec<_>) =
-            self.split(reflog.references()?, &objects)?;
+        let (dead, living) = self.split(reflog.references()?)?;
         // Files of old revisions may have been written once more, so all revisions are asked.
         let mut walk = Walk::lenient(&**self.storage());
         for reference in living {
@@ -47,7 +46,8 @@ impl Repository {
             for reference in &dead {
                 reflog.remove(&reference.hash)?;
             }
-            self.write_reflog(reflog, self.algorithm())?;
+            let dead: Vec<_> = dead.iter().map(|reference| reference.hash).collect();
+            self.write_reflog(reflog, self.algorithm(), &dead)?;
         }
         let paths: Vec<_> = objects.into_values().collect();
         tracing::info!(
@@ -74,25 +74,23 @@ impl Repository {
         Ok((objects, unfinished))
     }
 
-    /// References to objects of the unfinished publication, and all others, among them those that manifest and tags name.
-    fn split(
-        &self,
-        references: Vec<Reference>,
-        objects: &HashMap<ObjectKey, String>,
-    ) -> Result<(Vec<Reference>, Vec<Reference>), Error> {
-        let mut named: HashSet<ContentHash> =
-            self.head_references().map(|(hash, _)| hash).collect();
-        named.extend(self.history()?.tags()?.iter().map(|tag| tag.root_catalog));
-        let (dead, mut living): (Vec<_>, Vec<_>) = references.into_iter().partition(|reference| {
-            objects.contains_key(&key(reference.hash, reference.suffix))
-                && !named.contains(&reference.hash)
-        });
-        let head = self.head_references().map(|(hash, suffix)| Reference {
+    /// References that the unfinished publication added, and all others, among them those that manifest and tags name.
+    fn split(&self, references: Vec<Reference>) -> Result<(Vec<Reference>, Vec<Reference>), Error> {
+        let mut added: HashSet<ContentHash> = self.pending_reflog()?.into_iter().skip(1).collect();
+        for (hash, _) in self.head_references() {
+            added.remove(&hash);
+        }
+        for tag in self.history()?.tags()? {
+            added.remove(&tag.root_catalog);
+        }
+        let (dead, mut living): (Vec<_>, Vec<_>) = references
+            .into_iter()
+            .partition(|reference| added.contains(&reference.hash));
+        living.extend(self.head_references().map(|(hash, suffix)| Reference {
             hash,
             suffix,
             timestamp: 0,
-        });
-        living.extend(head);
+        }));
         Ok((dead, living))
     }
 }

@@ -1,5 +1,6 @@
 //! A repository that is open for publishing: verified as a client would, changed only under its lock.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ const MASTER_REPLICA: &str = ".cvmfs_master_replica";
 /// What `cvmfs_server` writes into it.
 const MASTER_REPLICA_TEXT: &[u8] =
     b"This file marks the repository as replicatable to stratum 1 servers\n";
+
+/// A handful of hashes.
+const MAX_PENDING_BYTES: u64 = 4 << 10;
 
 /// How a new repository is made.
 #[derive(Clone, Debug)]
@@ -307,8 +311,13 @@ impl Repository {
         let pem = keys.certificate_pem()?.as_bytes();
         head.certificate = stored::write(storage, pem, Suffix::Certificate, algorithm)?;
         let reflog = self.reflog()?;
+        let known: HashSet<_> = self.head_references().collect();
         self.add_references(&reflog, &head)?;
-        head.reflog = Some(self.write_reflog(reflog, algorithm)?);
+        let new: Vec<_> = named_by(&head)
+            .filter(|reference| !known.contains(reference))
+            .map(|(hash, _)| hash)
+            .collect();
+        head.reflog = Some(self.write_reflog(reflog, algorithm, &new)?);
         storage.flush()?;
         self.write_manifest(lock, head)
     }
@@ -329,21 +338,35 @@ impl Repository {
         named_by(&self.head())
     }
 
+    /// Hash of a reflog that the manifest does not name yet, and what in it is new.
+    pub(crate) fn pending_reflog(&self) -> Result<Vec<ContentHash>, Error> {
+        let text = self.storage().read(PENDING_REFLOG, MAX_PENDING_BYTES)?;
+        let text = String::from_utf8_lossy(text.as_deref().unwrap_or_default()).into_owned();
+        Ok(text
+            .lines()
+            .filter_map(|line| ContentHash::parse(line).ok())
+            .collect())
+    }
+
     /// The manifest names the reflog now.
     pub(crate) fn forget_pending_reflog(&self) -> Result<(), Error> {
         Ok(self.storage().delete(&[PENDING_REFLOG.to_owned()])?)
     }
 
-    /// Writes the reflog. Until the manifest names it, [`PENDING_REFLOG`] does.
+    /// Writes the reflog. Until the manifest names it, [`PENDING_REFLOG`] does, and says what in it was `new`.
     pub(crate) fn write_reflog(
         &self,
         reflog: Reflog,
         algorithm: Algorithm,
+        new: &[ContentHash],
     ) -> Result<ContentHash, Error> {
         let bytes = reflog.finish()?;
         let hash = algorithm.digest(&bytes);
-        self.storage()
-            .put(PENDING_REFLOG, hash.to_string().as_bytes())?;
+        let lines: String = std::iter::once(&hash)
+            .chain(new)
+            .map(|hash| format!("{hash}\n"))
+            .collect();
+        self.storage().put(PENDING_REFLOG, lines.as_bytes())?;
         self.storage().put(REFLOG, &bytes)?;
         Ok(hash)
     }

@@ -16,7 +16,6 @@ use objects::Objects;
 
 use crate::error::Error;
 use crate::history::Tag;
-use crate::lock::PENDING_REFLOG;
 use crate::reflog::{MAX_REFLOG_BYTES, REFLOG, Reflog};
 use crate::repository::Repository;
 use crate::stored;
@@ -242,8 +241,8 @@ impl Check<'_> {
         if let Some(stated) = head.reflog {
             let computed = stated.algorithm.digest(&bytes);
             // A publication that was killed before its manifest leaves a reflog that knows a little more.
-            let pending = storage.read(PENDING_REFLOG, 100)?;
-            let known = pending.is_some_and(|text| text == computed.to_string().as_bytes());
+            let pending = self.repository.pending_reflog()?;
+            let known = pending.first() == Some(&computed);
             if computed != stated && !known {
                 let detail = format!("its hash is {computed}, the manifest says {stated}");
                 self.find(Problem::WrongReflog, REFLOG.to_owned(), detail);

@@ -146,6 +146,11 @@ impl Client {
     ) -> Result<Answer, StorageError> {
         self.retried(&call.path, async || {
             let mut response = self.begin(call, action).await?;
+            // The limit is for content; what is said about errors is longer.
+            let limit = match response.status().is_success() {
+                true => limit,
+                false => Some(MAX_ANSWER_BYTES),
+            };
             let mut body = Vec::new();
             while let Some(piece) = response.chunk().await.map_err(passing)? {
                 body.extend_from_slice(&piece);
