@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::credentials::{Credential, Credentials};
 use crate::error::{Attempt, Failure};
 use crate::hosts::Host;
-use crate::transport::{Exchange, Transport, is_success, shown};
+use crate::transport::{Exchange, Transport, shown};
 
 /// Of a token that says nothing about it.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
@@ -180,7 +180,12 @@ impl Auth {
     /// With what is wrong with the configuration, which matters only if it does not go without.
     async fn credential(&self, asking: &Asking<'_>) -> (Option<Credential>, Option<String>) {
         let credentials = self.credentials.clone();
-        let (registry, repository) = (asking.host.authority(), asking.repository.to_owned());
+        // Credentials are kept under the name that images have.
+        let registry = match asking.host.authority().as_str() {
+            "registry-1.docker.io" => "docker.io".to_owned(),
+            other => other.to_owned(),
+        };
+        let repository = asking.repository.to_owned();
         let found = tokio::task::spawn_blocking(move || credentials.find(&registry, &repository));
         match found.await {
             Ok(Ok(found)) => (found, None),
@@ -204,7 +209,7 @@ impl Auth {
         let asked = Instant::now();
         let mut answer = transport.exchange(&exchange).await?;
         let status = answer.response.status();
-        if !is_success(status) {
+        if !status.is_success() {
             let failure = match (status, transport.refusal(answer.response).await) {
                 (
                     StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN,

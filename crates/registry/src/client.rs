@@ -34,10 +34,13 @@ pub(crate) struct Inner {
     pub(crate) transport: Transport,
     pub(crate) auth: Auth,
     pub(crate) places: Places,
-    hosts: Mutex<HashMap<String, (Arc<Vec<Host>>, Instant)>>,
+    hosts: Mutex<HashMap<String, Resolved>>,
     /// Base URL of a host that could not be reached → until when it is asked last.
     avoided: Mutex<HashMap<String, Instant>>,
 }
+
+/// The hosts of a registry, and until when that holds.
+type Resolved = (Arc<Vec<Host>>, Instant);
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

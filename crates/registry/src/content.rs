@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::client::{Client, Job};
 use crate::error::{Error, Failure};
 use crate::hosts::Capability;
-use crate::transport::{Answer, is_success, same_origin};
+use crate::transport::{Answer, same_origin};
 use crate::{Document, Verified};
 
 const MAX_TAGS_BYTES: usize = 16 << 20;
@@ -86,7 +86,7 @@ impl Client {
         };
         let inner = &self.inner;
         let take = async |mut answer: Answer, _: &_| {
-            if !is_success(answer.response.status()) {
+            if !answer.response.status().is_success() {
                 return Err(inner.transport.refusal(answer.response).await);
             }
             let expected = reference
@@ -119,7 +119,7 @@ impl Client {
         let job = manifest_job(reference, Method::HEAD, &[]);
         let inner = &self.inner;
         let take = async |answer: Answer, _: &_| match answer.response.status() {
-            status if is_success(status) => Ok(stated_digest(&answer)),
+            status if status.is_success() => Ok(stated_digest(&answer)),
             // Not every registry has HEAD.
             StatusCode::METHOD_NOT_ALLOWED => Ok(None),
             _ => Err(inner.transport.refusal(answer.response).await),
@@ -149,7 +149,7 @@ impl Client {
     pub(crate) fn size_of(&self, job: &Job<'_>) -> Result<Option<u64>, Error> {
         let inner = &self.inner;
         let take = async |answer: Answer, _: &_| {
-            if !is_success(answer.response.status()) {
+            if !answer.response.status().is_success() {
                 return Err(inner.transport.refusal(answer.response).await);
             }
             let length = answer.response.headers().get(header::CONTENT_LENGTH);
@@ -203,7 +203,7 @@ impl Client {
     fn page(&self, job: &Job<'_>) -> Result<(Vec<String>, Option<Url>), Error> {
         let inner = &self.inner;
         let take = async |mut answer: Answer, _: &_| {
-            if !is_success(answer.response.status()) {
+            if !answer.response.status().is_success() {
                 return Err(inner.transport.refusal(answer.response).await);
             }
             let next = next_page(answer.response.headers(), &answer.url);

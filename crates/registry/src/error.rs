@@ -1,5 +1,5 @@
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use image::DocumentError;
@@ -186,6 +186,13 @@ impl Failure {
 }
 
 impl Error {
+    pub(crate) fn config(path: &Path, reason: impl fmt::Display) -> Self {
+        Self::Config {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+
     /// From all that was tried. The worst that may still be cured names the kind.
     pub(crate) fn from_attempts(what: String, attempts: Vec<Attempt>) -> Self {
         let consequence = attempts.iter().map(|attempt| attempt.failure.consequence());

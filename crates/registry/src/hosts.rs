@@ -126,19 +126,15 @@ pub(crate) fn resolve(config: &Config, registry: &str) -> Result<Vec<Host>, Erro
     parse(&text, &path, registry, config)
 }
 
-fn wrong(path: &Path, reason: impl ToString) -> Error {
-    Error::Config {
-        path: path.to_owned(),
-        reason: reason.to_string(),
-    }
-}
-
 fn read(path: &Path) -> Result<String, Error> {
-    let length = path.metadata().map_err(|error| wrong(path, error))?.len();
+    let length = path
+        .metadata()
+        .map_err(|error| Error::config(path, error))?
+        .len();
     if length > MAX_HOSTS_BYTES {
-        return Err(wrong(path, "is too long"));
+        return Err(Error::config(path, "is too long"));
     }
-    fs::read_to_string(path).map_err(|error| wrong(path, error))
+    fs::read_to_string(path).map_err(|error| Error::config(path, error))
 }
 
 /// `host_port_`, `host:port`, then `_default`, in each directory.
@@ -184,7 +180,7 @@ fn default_host(config: &Config, registry: &str, tls: Tls) -> Result<Host, Error
     let plain = plain || config.plain_http.iter().any(|other| other == registry);
     let scheme = if plain { "http" } else { "https" };
     let base = format!("{scheme}://{name}/v2/");
-    let base = Url::parse(&base).map_err(|error| wrong(Path::new(registry), error))?;
+    let base = Url::parse(&base).map_err(|error| Error::config(Path::new(registry), error))?;
     Ok(Host {
         base,
         capabilities: vec![Capability::Pull, Capability::Resolve, Capability::Push],
@@ -213,7 +209,7 @@ fn parse(text: &str, path: &Path, registry: &str, config: &Config) -> Result<Vec
         let line = error
             .span()
             .map_or(0, |span| text[..span.start.min(text.len())].lines().count());
-        wrong(path, format!("line {line}: {}", error.message()))
+        Error::config(path, format!("line {line}: {}", error.message()))
     })?;
     let mut mirrors: Vec<_> = file.host.into_iter().collect();
     mirrors.sort_by_key(|(_, table)| table.span().start);
@@ -247,9 +243,13 @@ fn host(
         }
         false => format!("https://{bare}"),
     };
-    let mut base = Url::parse(&full).map_err(|error| wrong(path, format!("{url:?}: {error}")))?;
+    let mut base =
+        Url::parse(&full).map_err(|error| Error::config(path, format!("{url:?}: {error}")))?;
     if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
-        return Err(wrong(path, format!("{url:?} is no http or https URL")));
+        return Err(Error::config(
+            path,
+            format!("{url:?} is no http or https URL"),
+        ));
     }
     let mut place = base.path().trim_end_matches('/').to_owned();
     if !table.override_path.unwrap_or(false) && !place.ends_with("/v2") {
@@ -282,7 +282,7 @@ fn capabilities(table: &HostTable, path: &Path) -> Result<Vec<Capability>, Error
             "pull" => Ok(Capability::Pull),
             "resolve" => Ok(Capability::Resolve),
             "push" => Ok(Capability::Push),
-            other => Err(wrong(path, format!("unknown capability {other:?}"))),
+            other => Err(Error::config(path, format!("unknown capability {other:?}"))),
         })
         .collect()
 }
@@ -291,10 +291,11 @@ fn headers(table: &HostTable, path: &Path) -> Result<HeaderMap, Error> {
     let mut headers = HeaderMap::new();
     for (name, values) in table.header.iter().flatten() {
         let parsed = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| wrong(path, format!("{name:?} is no header")))?;
+            .map_err(|_| Error::config(path, format!("{name:?} is no header")))?;
         for value in values.all() {
-            let mut value = HeaderValue::from_str(value)
-                .map_err(|_| wrong(path, format!("value of header {name} is not allowed")))?;
+            let mut value = HeaderValue::from_str(value).map_err(|_| {
+                Error::config(path, format!("value of header {name} is not allowed"))
+            })?;
             value.set_sensitive(true);
             headers.append(parsed.clone(), value);
         }

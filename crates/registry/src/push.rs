@@ -98,14 +98,14 @@ impl Client {
             begin.more_scopes = vec![format!("repository:{from}:pull")];
         }
         let inner = &self.inner;
-        let take = async |answer: Answer, host: &Host| match answer.response.status() {
+        let take = async |answer: Answer, _: &Host| match answer.response.status() {
             StatusCode::CREATED if mount_from.is_some() => Ok(Begun::Mounted),
             StatusCode::ACCEPTED => {
                 let headers = answer.response.headers();
                 let least = headers.get("oci-chunk-min-length");
                 let least = least.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
                 Ok(Begun::Upload(Upload {
-                    url: place(headers, &answer.url, host)?,
+                    url: place(headers, &answer.url)?,
                     offset: 0,
                     chunk: inner
                         .config
@@ -168,9 +168,9 @@ impl Client {
         }
         patch.body = Some(bytes.to_vec());
         let inner = &self.inner;
-        let take = async |answer: Answer, host: &Host| match answer.response.status() {
+        let take = async |answer: Answer, _: &Host| match answer.response.status() {
             StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
-                place(answer.response.headers(), &answer.url, host)
+                place(answer.response.headers(), &answer.url)
             }
             _ => Err(inner.transport.refusal(answer.response).await),
         };
@@ -184,7 +184,7 @@ impl Client {
         let mut get = job(reference, what, Method::GET, "");
         get.url = Some(upload.url.clone());
         let inner = &self.inner;
-        let take = async |answer: Answer, host: &Host| {
+        let take = async |answer: Answer, _: &Host| {
             if !answer.response.status().is_success() {
                 return Err(inner.transport.refusal(answer.response).await);
             }
@@ -195,7 +195,7 @@ impl Client {
                 text.rsplit_once('-')?.1.parse::<u64>().ok()
             });
             let arrived = last.filter(|last| *last > 0).map_or(0, |last| last + 1);
-            Ok((place(headers, &answer.url, host).ok(), arrived))
+            Ok((place(headers, &answer.url).ok(), arrived))
         };
         let (url, arrived) = inner.runtime.block_on(inner.perform(&get, take))?;
         upload.url = url.unwrap_or_else(|| upload.url.clone());
@@ -290,7 +290,7 @@ fn octets() -> HeaderMap {
 }
 
 /// Where the upload goes on. Another host's URL is followed without our secrets.
-fn place(headers: &HeaderMap, url: &Url, _host: &Host) -> Result<Url, Failure> {
+fn place(headers: &HeaderMap, url: &Url) -> Result<Url, Failure> {
     let text = headers
         .get(header::LOCATION)
         .and_then(|value| value.to_str().ok());

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{self, HeaderMap};
-use reqwest::{Certificate, Client, Identity, Method, NoProxy, Proxy, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, Identity, Method, NoProxy, Proxy, Response, Url};
 use tokio::time::timeout;
 
 use crate::config::{Config, Proxies, Timeouts};
@@ -308,10 +308,13 @@ pub(crate) fn shown(url: &Url) -> String {
 fn sort(error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
         Failure::Timeout("no connection or answer")
-    } else if error.is_connect() {
-        Failure::Connect(reason(error))
     } else {
-        Failure::Transfer(reason(error))
+        match reason(error) {
+            // Neither another attempt nor another hour helps.
+            text if text.starts_with("invalid peer certificate") => Failure::Config(text),
+            text if error.is_connect() => Failure::Connect(text),
+            text => Failure::Transfer(text),
+        }
     }
 }
 
@@ -326,10 +329,6 @@ fn reason(error: &reqwest::Error) -> String {
         Some(_) => "the request failed".to_owned(),
         None => cause.to_string(),
     }
-}
-
-pub(crate) fn is_success(status: StatusCode) -> bool {
-    status.is_success()
 }
 
 #[cfg(test)]

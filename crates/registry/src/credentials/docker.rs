@@ -41,13 +41,6 @@ struct Answer {
     secret: String,
 }
 
-fn wrong(path: &Path, reason: impl ToString) -> Error {
-    Error::Config {
-        path: path.to_owned(),
-        reason: reason.to_string(),
-    }
-}
-
 pub(super) fn find(
     credentials: &Credentials,
     path: &Path,
@@ -57,15 +50,15 @@ pub(super) fn find(
     let length = match path.metadata() {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(wrong(path, error)),
+        Err(error) => return Err(Error::config(path, error)),
     };
     if length > MAX_CONFIG_BYTES {
-        return Err(wrong(path, "is too long"));
+        return Err(Error::config(path, "is too long"));
     }
-    let text = fs::read(path).map_err(|error| wrong(path, error))?;
+    let text = fs::read(path).map_err(|error| Error::config(path, error))?;
     // The parser's own message may quote values.
     let config: DockerConfig = serde_json::from_slice(&text)
-        .map_err(|error| wrong(path, format!("malformed JSON at line {}", error.line())))?;
+        .map_err(|error| Error::config(path, format!("malformed JSON at line {}", error.line())))?;
     let helper = config
         .cred_helpers
         .iter()
@@ -116,8 +109,11 @@ fn best_entry<'a>(
         let part = repository
             .strip_prefix(path)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        (same_registry(host_of(key), registry) && (whole || part))
-            .then(|| if whole { 0 } else { path.len() })
+        (same_registry(host_of(key), registry) && (whole || part)).then_some(if whole {
+            0
+        } else {
+            path.len()
+        })
     };
     let fitting = auths
         .iter()
@@ -138,7 +134,7 @@ fn from_auth(auth: &Auth, path: &Path, key: &str) -> Result<Option<Credential>, 
         (auth.username.clone(), auth.password.clone())
     } else {
         decode(&auth.auth).ok_or_else(|| {
-            wrong(
+            Error::config(
                 path,
                 format!("`auth` of {key:?} is not base64 of user:password"),
             )
@@ -174,7 +170,7 @@ fn ask(
 ) -> Result<Option<Credential>, Error> {
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if helper.is_empty() || !helper.bytes().all(letter) {
-        return Err(wrong(
+        return Err(Error::config(
             config,
             format!("{helper:?} is no name of a credential helper"),
         ));
@@ -184,22 +180,21 @@ fn ask(
         return Ok(found);
     }
     let name = format!("docker-credential-{helper}");
-    let places = credentials
+    let mut places = credentials
         .programs
         .search
         .iter()
         .map(|place| place.join(&name));
     let program = places
-        .filter(|path| path.is_file())
-        .next()
-        .ok_or_else(|| wrong(config, format!("{name} is not installed")))?;
+        .find(|path| path.is_file())
+        .ok_or_else(|| Error::config(config, format!("{name} is not installed")))?;
     let printed =
         credentials
             .programs
             .run(&program, &["get"], &[], format!("{key}\n").as_bytes())?;
     let found = if printed.success {
         let answer: Answer = serde_json::from_slice(&printed.text)
-            .map_err(|_| wrong(&program, "its answer is malformed"))?;
+            .map_err(|_| Error::config(&program, "its answer is malformed"))?;
         Some(match answer.username.as_str() {
             "<token>" => Credential::Identity(Secret::new(answer.secret)),
             _ => Credential::Password {
@@ -210,7 +205,7 @@ fn ask(
     } else if String::from_utf8_lossy(&printed.text).contains("credentials not found") {
         None
     } else {
-        return Err(wrong(&program, format!("failed for {key}")));
+        return Err(Error::config(&program, format!("failed for {key}")));
     };
     credentials.remember(remembered, found.clone(), HELPER_LIFETIME);
     Ok(found)
@@ -305,7 +300,7 @@ mod tests {
         helper(
             directory.path(),
             "store",
-            "read url; case $url in known*) echo '{\"Username\":\"u\",\"Secret\":\"s\"}';; *) echo credentials not found in native keychain; exit 1;; esac",
+            "read url; case $url in known*|https://index.docker.io/v1/) echo '{\"Username\":\"u\",\"Secret\":\"s\"}';; *) echo credentials not found in native keychain; exit 1;; esac",
         );
         let credentials = with_config(
             directory.path(),
@@ -320,6 +315,7 @@ mod tests {
                 ("one.b", password("one", "s")),
                 ("token.b", Some(Credential::Identity(Secret::new("s")))),
                 ("known.b", password("u", "s")),
+                ("docker.io", password("u", "s")),
                 ("unknown.b", None),
             ] {
                 assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -61,13 +61,6 @@ struct Login {
     password: String,
 }
 
-fn wrong(path: &Path, reason: impl ToString) -> Error {
-    Error::Config {
-        path: path.to_owned(),
-        reason: reason.to_string(),
-    }
-}
-
 pub(super) fn find(
     credentials: &Credentials,
     providers: &KubeletProviders,
@@ -75,16 +68,19 @@ pub(super) fn find(
     repository: &str,
 ) -> Result<Option<Credential>, Error> {
     let path = &providers.config;
-    let length = path.metadata().map_err(|error| wrong(path, error))?.len();
+    let length = path
+        .metadata()
+        .map_err(|error| Error::config(path, error))?
+        .len();
     if length > MAX_CONFIG_BYTES {
-        return Err(wrong(path, "is too long"));
+        return Err(Error::config(path, "is too long"));
     }
-    let text = fs::read_to_string(path).map_err(|error| wrong(path, error))?;
+    let text = fs::read_to_string(path).map_err(|error| Error::config(path, error))?;
     // The parser's message may quote values of environment variables.
     let config: ProviderConfig = serde_saphyr::from_str(&text)
-        .map_err(|_| wrong(path, "is no valid CredentialProviderConfig"))?;
+        .map_err(|_| Error::config(path, "is no valid CredentialProviderConfig"))?;
     if config.kind != "CredentialProviderConfig" {
-        return Err(wrong(path, format!("is of kind {:?}", config.kind)));
+        return Err(Error::config(path, format!("is of kind {:?}", config.kind)));
     }
     let image = format!("{registry}/{repository}");
     for provider in &config.providers {
@@ -110,7 +106,7 @@ fn ask(
     image: &str,
 ) -> Result<Option<Credential>, Error> {
     if provider.name.is_empty() || provider.name.contains('/') || provider.name.starts_with('.') {
-        return Err(wrong(
+        return Err(Error::config(
             &providers.config,
             format!("{:?} is no program's name", provider.name),
         ));
@@ -141,10 +137,10 @@ fn ask(
         request.to_string().as_bytes(),
     )?;
     if !printed.success {
-        return Err(wrong(&program, format!("failed for {image}")));
+        return Err(Error::config(&program, format!("failed for {image}")));
     }
     let response: Response = serde_json::from_slice(&printed.text)
-        .map_err(|_| wrong(&program, "its answer is malformed"))?;
+        .map_err(|_| Error::config(&program, "its answer is malformed"))?;
     let login = best_login(response.auth.unwrap_or_default(), image);
     let found = login.map(|login| Credential::Password {
         username: login.username,
@@ -160,7 +156,7 @@ fn ask(
         "Image" => of_image,
         "Registry" => of_registry,
         "Global" => global,
-        _ => return Err(wrong(&program, "its cacheKeyType is unknown")),
+        _ => return Err(Error::config(&program, "its cacheKeyType is unknown")),
     };
     credentials.remember(key, found.clone(), lifetime);
     Ok(found)
