@@ -1,6 +1,8 @@
 //! Documents, sizes of blobs, lists of tags.
 
-use image::{Digest, DocumentError, MAX_DOCUMENT_BYTES, MediaType, Reference};
+use std::sync::{Mutex, PoisonError};
+
+use image::{Digest, MAX_DOCUMENT_BYTES, MediaType, Reference};
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
@@ -80,10 +82,8 @@ impl Client {
     /// [`Error`], in particular [`Error::Document`] if the bytes are none or others than named.
     pub fn document(&self, reference: &Reference, accept: &[MediaType]) -> Result<Document, Error> {
         let job = manifest_job(reference, Method::GET, accept);
-        let wrong = |source: DocumentError| Error::Document {
-            what: reference.to_string(),
-            source,
-        };
+        // Kept for the error; a mirror's bad document is no reason not to ask the next host.
+        let bad = Mutex::new(None);
         let inner = &self.inner;
         let take = async |mut answer: Answer, _: &_| {
             if !answer.response.status().is_success() {
@@ -96,16 +96,28 @@ impl Client {
             let header = answer.response.headers().get(header::CONTENT_TYPE);
             let kind = header
                 .and_then(|value| value.to_str().ok())
-                .map(|text| text.split(';').next().unwrap_or_default().trim());
-            let kind = kind.map(MediaType::parse);
+                .map(|text| text.split(';').next().unwrap_or_default().trim())
+                .map(MediaType::parse);
             let body = inner
                 .transport
                 .body(&mut answer.response, MAX_DOCUMENT_BYTES)
                 .await?;
-            Ok((body, kind, expected))
+            Document::new(body, kind, expected.as_ref()).map_err(|error| {
+                let failure = Failure::Protocol(error.to_string());
+                *bad.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                failure
+            })
         };
-        let (body, kind, expected) = inner.runtime.block_on(inner.perform(&job, take))?;
-        Document::new(body, kind, expected.as_ref()).map_err(wrong)
+        let result = inner.runtime.block_on(inner.perform(&job, take));
+        match (
+            result,
+            bad.into_inner().unwrap_or_else(PoisonError::into_inner),
+        ) {
+            (Err(Error::Refused { what, .. }), Some(source)) => {
+                Err(Error::Document { what, source })
+            }
+            (result, _) => result,
+        }
     }
 
     /// The digest that a reference means now.

@@ -2,6 +2,8 @@ use std::io;
 
 use image::{Digest, DocumentError};
 
+use crate::error::Kind;
+
 /// Why an image cannot be read from its source.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -54,6 +56,25 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// What a caller does about it.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Name { .. } => Kind::Usage,
+            Self::Document { .. } | Self::Malformed { .. } | Self::Missing { .. } => Kind::Corrupt,
+            Self::Io { .. } => Kind::Unavailable,
+            Self::Registry(error) => match error {
+                registry::Error::NotFound { .. } => Kind::Usage,
+                registry::Error::Config { .. } | registry::Error::NoHost { .. } => Kind::Config,
+                registry::Error::Unauthorized { .. } => Kind::Config,
+                registry::Error::Document { .. } | registry::Error::Protocol { .. } => {
+                    Kind::Corrupt
+                }
+                _ => Kind::Unavailable,
+            },
+        }
+    }
+
     pub(crate) fn io(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.display().to_string();
         move |source| Self::Io { path, source }

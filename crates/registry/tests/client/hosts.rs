@@ -59,6 +59,22 @@ fn mirrors_are_asked_in_order() {
 }
 
 #[test]
+fn a_mirror_with_a_bad_document_is_passed_over() {
+    let world = World::new();
+    let bad = world
+        .registry()
+        .fault(When::path("/manifests/"), Fault::FlipByte(30))
+        .start()
+        .unwrap();
+    let good = world.registry().start().unwrap();
+    let toml = format!("server = '{}'\n[host.'{}']", good.url(), bad.url());
+    let client = world.client(config(&world, &toml));
+    let document = client.document(&upstream(), &[]).unwrap();
+    assert_eq!(document.bytes, world.image.manifest);
+    assert_eq!([&bad, &good].map(asked), [1, 1]);
+}
+
+#[test]
 fn capabilities_are_kept() {
     let world = World::new();
     let puller = world.registry().start().unwrap();
