@@ -85,6 +85,8 @@ impl Outcrop {
             containerd_socket.display(),
             folder = folder.display(),
         );
+        // Long for a client on the same machine, short for a test.
+        config += "[layers]\nmounted_deadline = \"3s\"\n";
         for one in repositories {
             config += &one.entry();
         }

@@ -37,6 +37,32 @@ fn with_all_sources_down_an_ordinary_pull_follows() {
     }
 }
 
+/// Another client's mount that does not answer delays a pull by the deadline, and no more.
+#[test]
+fn a_mounted_repository_that_hangs_is_gone_around() {
+    let (world, image) = world();
+    for runtime in crate::runtimes() {
+        let node = Node::with_mounted_repository(
+            &runtime,
+            &world.images(),
+            &world.repository(),
+            &world.public_key(),
+        );
+        let mount = node.mount.as_ref().unwrap();
+        mount.signal(Signal::STOP).unwrap();
+        assert_eq!(
+            node.output_of(IMAGE, &["/bin/cat", "/layers/one"]),
+            "this is one"
+        );
+        assert_eq!(node.fetched(&image.layers), image.layers);
+        assert_eq!(
+            node.label(&image.chain_ids[0], "reason").as_deref(),
+            Some("source-unavailable")
+        );
+        mount.signal(Signal::CONT).unwrap();
+    }
+}
+
 /// Killed or stopped: the records are complete, chains are attached again when needed, nothing is fetched, nothing is deleted.
 #[test]
 fn a_restart_loses_nothing() {
