@@ -65,7 +65,10 @@ impl CutDetector {
         for byte in &bytes[index(warm_up)..index(search)] {
             self.checksum = self.checksum << 1 ^ u32::from(*byte);
         }
-        for (byte, offset) in bytes[index(search)..index(clamp(hard))].iter().zip(search..) {
+        for (byte, offset) in bytes[index(search)..index(clamp(hard))]
+            .iter()
+            .zip(search..)
+        {
             self.checksum = self.checksum << 1 ^ u32::from(*byte);
             if self
                 .checksum

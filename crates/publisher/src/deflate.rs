@@ -124,10 +124,7 @@ mod tests {
                     deflate_stream(&mut &plain[..], &mut streamed, Algorithm::Sha1).unwrap();
                 assert!(streamed == stored, "stream differs");
                 assert_eq!(hash, Algorithm::Sha1.digest(&stored));
-                assert_eq!(
-                    (read, written),
-                    (plain.len() as u64, stored.len() as u64)
-                );
+                assert_eq!((read, written), (plain.len() as u64, stored.len() as u64));
                 count += 1;
             }
         }

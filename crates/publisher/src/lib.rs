@@ -2,8 +2,10 @@
 
 mod certificate;
 mod chunking;
+pub mod convert;
 mod deflate;
 mod entry;
+mod catalog;
 mod check;
 mod gc;
 mod recovery;
@@ -51,4 +53,4 @@ pub use source::{ImageSource, SourceError, SourceOptions, open_source};
 pub use storage::{Storage, StorageError, open_storage};
 pub use whitelist::WHITELIST_DAYS;
 pub use subtree::{Linked, Subtree, SubtreeBuilder, SubtreeOptions};
-pub use transaction::Transaction;
+pub use transaction::{Change, Found, RepositoryBackend, Transaction};

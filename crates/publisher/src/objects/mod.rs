@@ -220,6 +220,11 @@ impl ObjectStore {
         })
     }
 
+    /// The object that stands for no bytes; stored.
+    pub(crate) fn empty(&self) -> Result<ContentHash, Error> {
+        self.inner.store_piece(b"", Suffix::Bulk, Compression::Zlib)
+    }
+
     /// Stores a database, deflated; its name.
     pub(crate) fn store_file(&self, file: &mut File, suffix: Suffix) -> Result<ContentHash, Error> {
         file.rewind().map_err(Error::Scratch)?;
@@ -251,7 +256,11 @@ impl Inner {
     ) -> Result<ContentHash, Error> {
         match self.encode(plain, suffix, compression)? {
             Encoded::Known(hash) => Ok(hash),
-            Encoded::New { key, stored, object } => {
+            Encoded::New {
+                key,
+                stored,
+                object,
+            } => {
                 self.write(object, stored.as_deref().unwrap_or(plain))?;
                 self.known.insert(key, object.hash);
                 Ok(object.hash)
