@@ -371,11 +371,58 @@ fn a_registry_from_the_fixture() {
         "library/mini/manifests/2.0",
         "x/blobs/sha256:00",
         "x/blobs/../manifests/y",
-        "library/mini/tags/list",
+        "library/none/tags/list",
     ] {
         assert_eq!(get(&url(missing)).unwrap().status, 404, "{missing}");
     }
     assert_eq!(registry.blob_requests().len(), 4);
+}
+
+#[test]
+fn a_registry_takes_pushes_of_those_it_knows() {
+    let directory = TempDir::new().unwrap();
+    let access = testkit::Access::bearer("/token", "s").anonymous_pull();
+    let registry = Registry::serving(directory.path())
+        .access(&access)
+        .start()
+        .unwrap();
+    let url = |path: &str| format!("{}{path}", registry.url());
+    let refused = request("POST", &url("/v2/a/blobs/uploads/"), &[], b"").unwrap();
+    let challenge = refused.header("www-authenticate").unwrap();
+    assert!(
+        challenge.contains("scope=\"repository:a:pull,push\""),
+        "{challenge}"
+    );
+    // Anonymous tokens are for pulling only.
+    let token = get(&url("/token?service=s&scope=repository:a:pull,push")).unwrap();
+    let token: serde_json::Value = serde_json::from_slice(&token.body).unwrap();
+    let bearer = format!("Bearer {}", token["token"].as_str().unwrap());
+    for (method, status) in [("POST", 401), ("GET", 404)] {
+        let headers = [("Authorization", bearer.as_str())];
+        let answer = request(method, &url("/v2/a/blobs/uploads/"), &headers, b"").unwrap();
+        assert_eq!(answer.status, status, "{method}");
+    }
+
+    let open = Registry::serving(directory.path()).start().unwrap();
+    let begun = request(
+        "POST",
+        &format!("{}/v2/a/blobs/uploads/", open.url()),
+        &[],
+        b"",
+    )
+    .unwrap();
+    let place = format!("{}{}", open.url(), begun.header("location").unwrap());
+    let late = request("PATCH", &place, &[("Content-Range", "5-7")], b"abc").unwrap();
+    assert_eq!((begun.status, late.status), (202, 416));
+    let wrong = request(
+        "PUT",
+        &format!("{place}&digest={}", digest(b"x")),
+        &[],
+        b"abc",
+    )
+    .unwrap();
+    assert_eq!(wrong.status, 400);
+    assert!(!directory.path().join("blobs").exists());
 }
 
 #[test]
