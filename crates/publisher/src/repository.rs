@@ -273,7 +273,7 @@ impl Repository {
             history.set(&Tag {
                 name: tag.name,
                 description: tag.description,
-                ..trunk_tag.clone()
+                ..trunk_tag
             })?;
         }
         history.set(&trunk_tag)?;

@@ -135,3 +135,46 @@ impl StorageError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_becomes_what_a_person_can_do() {
+        for (kind, expected, hint) in [
+            (
+                io::ErrorKind::StorageFull,
+                Kind::Unavailable,
+                Some("make room"),
+            ),
+            (
+                io::ErrorKind::QuotaExceeded,
+                Kind::Unavailable,
+                Some("make room"),
+            ),
+            (
+                io::ErrorKind::ReadOnlyFilesystem,
+                Kind::Config,
+                Some("publish as"),
+            ),
+            (
+                io::ErrorKind::PermissionDenied,
+                Kind::Config,
+                Some("publish as"),
+            ),
+            (io::ErrorKind::TimedOut, Kind::Unavailable, None),
+        ] {
+            let error = StorageError::from_io("/srv/x", "data/aa/bb", kind.into());
+            assert_eq!(error.kind(), expected, "{error}");
+            assert_eq!(error.hint().is_some(), hint.is_some(), "{error}");
+            assert!(
+                error
+                    .hint()
+                    .unwrap_or_default()
+                    .starts_with(hint.unwrap_or_default())
+            );
+            assert!(error.to_string().contains("/srv/x"), "{error}");
+        }
+    }
+}

@@ -119,7 +119,7 @@ impl Drop for Lease {
                 &key,
             )
         };
-        if let Err(error) = self.client.send(Call::new(LOCK, "DELETE"), &action) {
+        if let Err(error) = self.client.send(&Call::new(LOCK, "DELETE"), &action) {
             tracing::warn!(%error, "the lock stays until its lease ends");
         }
     }

@@ -101,7 +101,7 @@ impl S3Storage {
         let client = &*self.client;
         let key = self.key(path)?;
         let (bucket, credentials) = (&client.place.bucket, client.credentials.as_ref());
-        let create = client.text(Call::new(path, "POST"), &|_| {
+        let create = client.text(&Call::new(path, "POST"), &|_| {
             CreateMultipartUpload::new(bucket, credentials, &key)
         })?;
         let upload = CreateMultipartUpload::parse_response(&create)
@@ -115,7 +115,7 @@ impl S3Storage {
             };
             let mut call = Call::new(path, "POST");
             call.body = action(&call).body().into_bytes();
-            let answer = client.text(call, &action)?;
+            let answer = client.text(&call, &action)?;
             // The status comes before the work is done: a failure stands in the text.
             if answer.contains("<Error>") {
                 return Err(client.bad_answer(path, &"the upload was not completed"));
@@ -128,7 +128,7 @@ impl S3Storage {
                 rusty_s3::actions::AbortMultipartUpload::new(bucket, credentials, &key, upload)
             };
             // The first failure is the one to tell.
-            let _ = client.text(Call::new(path, "DELETE"), &abort);
+            let _ = client.text(&Call::new(path, "DELETE"), &abort);
         })
     }
 
@@ -149,7 +149,7 @@ impl S3Storage {
             left -= call.body.len() as u64;
             let number = u16::try_from(tags.len() + 1)
                 .map_err(|_| client.bad_answer(path, &"too many parts"))?;
-            let response = client.send(call, &|_| {
+            let response = client.send(&call, &|_| {
                 rusty_s3::actions::UploadPart::new(
                     &client.place.bucket,
                     client.credentials.as_ref(),
@@ -185,7 +185,7 @@ impl S3Storage {
         let (body, md5) = action(&call).body_with_md5();
         call.body = body.into_bytes();
         call.headers.push(("content-md5", md5));
-        let answer = client.text(call, &action)?;
+        let answer = client.text(&call, &action)?;
         let answer = DeleteObjectsResponse::parse(&answer)
             .map_err(|error| client.bad_answer(&what, &error))?;
         match answer
@@ -210,7 +210,7 @@ impl S3Storage {
         let client = &*self.client;
         let prefix = client.place.key(prefix);
         let what = format!("the listing of {prefix}");
-        let answer = client.text(Call::new(&what, "GET"), &|_| {
+        let answer = client.text(&Call::new(&what, "GET"), &|_| {
             let mut action = ListObjectsV2::new(&client.place.bucket, client.credentials.as_ref());
             action.with_prefix(prefix.clone());
             if let Some(token) = token {
@@ -251,7 +251,7 @@ impl Storage for S3Storage {
         let key = self.key(path)?;
         let mut call = Call::new(path, "PUT");
         call.body = content.to_vec();
-        self.client.put(call, &key).map(drop)
+        self.client.put(&call, &key).map(drop)
     }
 
     fn put_file(&self, path: &str, file: &mut File, length: u64) -> Result<(), StorageError> {
@@ -261,7 +261,7 @@ impl Storage for S3Storage {
         let key = self.key(path)?;
         let mut call = Call::new(path, "PUT");
         call.body = self.client.read_part(path, file, length)?;
-        self.client.put(call, &key).map(drop)
+        self.client.put(&call, &key).map(drop)
     }
 
     fn flush(&self) -> Result<(), StorageError> {

@@ -116,10 +116,10 @@ impl Client {
     /// Sends until there is an answer that says yes, or a final no.
     pub(super) fn send<'a, A: S3Action<'a>>(
         &self,
-        call: Call,
+        call: &Call,
         action: &dyn Fn(&Call) -> A,
     ) -> Result<Answer, StorageError> {
-        let answer = self.ask(&call, action, Some(MAX_ANSWER_BYTES))?;
+        let answer = self.ask(call, action, Some(MAX_ANSWER_BYTES))?;
         if answer.status.is_success() {
             return Ok(answer);
         }
@@ -129,12 +129,11 @@ impl Client {
     /// As [`Client::send`], for the answer's text.
     pub(super) fn text<'a, A: S3Action<'a>>(
         &self,
-        call: Call,
+        call: &Call,
         action: &dyn Fn(&Call) -> A,
     ) -> Result<String, StorageError> {
-        let path = call.path.clone();
         let answer = self.send(call, action)?;
-        String::from_utf8(answer.body).map_err(|error| self.bad_answer(&path, &error))
+        String::from_utf8(answer.body).map_err(|error| self.bad_answer(&call.path, &error))
     }
 
     /// Sends until there is an answer, whatever its status.
@@ -283,7 +282,7 @@ impl Client {
     }
 
     /// Stores an object.
-    pub(super) fn put(&self, call: Call, key: &str) -> Result<Answer, StorageError> {
+    pub(super) fn put(&self, call: &Call, key: &str) -> Result<Answer, StorageError> {
         self.send(call, &|_| self.put_action(key))
     }
 
