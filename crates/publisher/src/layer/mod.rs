@@ -25,6 +25,7 @@ mod tar;
 mod unpack;
 
 pub use error::LayerError;
+pub(crate) use inflate::Inflated;
 pub use limits::LayerLimits;
 pub use links::LowerLink;
 pub use sink::Sink;
