@@ -1,12 +1,9 @@
 //! Single objects, verified when read and named by their hash when written. Catalogs, histories, certificates and meta-infos pass through
 //! here; files' contents have a store of their own.
 
-use std::io::{Read as _, Write as _};
-
 use cvmfs::{Algorithm, Compression, ContentHash, ObjectRef, Suffix};
-use flate2::read::ZlibDecoder;
-use flate2::write::ZlibEncoder;
 
+use crate::deflate;
 use crate::error::Error;
 use crate::storage::Storage;
 
@@ -33,7 +30,7 @@ pub(crate) fn read_optional(
     }
     match object.compression {
         Compression::None => Ok(Some(stored)),
-        Compression::Zlib => inflate(&stored, limit)
+        Compression::Zlib => deflate::inflate(&stored, limit)
             .map(Some)
             .map_err(|reason| Error::corrupt(path, reason)),
     }
@@ -51,18 +48,6 @@ pub(crate) fn read(
     })
 }
 
-fn inflate(stored: &[u8], limit: u64) -> Result<Vec<u8>, String> {
-    let mut content = Vec::new();
-    ZlibDecoder::new(stored)
-        .take(limit.saturating_add(1))
-        .read_to_end(&mut content)
-        .map_err(|error| format!("it is no zlib stream: {error}"))?;
-    if content.len() as u64 > limit {
-        return Err(format!("it has more than {limit} bytes"));
-    }
-    Ok(content)
-}
-
 /// Deflates as the real publisher does, and stores it unless it is there already.
 pub(crate) fn write(
     storage: &dyn Storage,
@@ -70,11 +55,7 @@ pub(crate) fn write(
     suffix: Suffix,
     algorithm: Algorithm,
 ) -> Result<ContentHash, Error> {
-    let mut encoder = ZlibEncoder::new(Vec::new(), flate2::Compression::new(6));
-    let stored = encoder
-        .write_all(content)
-        .and_then(|()| encoder.finish())
-        .map_err(Error::Scratch)?;
+    let stored = deflate::deflate(content).map_err(Error::Scratch)?;
     let hash = algorithm.digest(&stored);
     let path = ObjectRef::zlib(hash, suffix).url_path();
     if storage.size(&path)? != Some(stored.len() as u64) {

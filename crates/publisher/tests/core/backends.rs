@@ -94,7 +94,7 @@ fn a_disk_that_becomes_full_at_any_step_leaves_the_old_revision() {
             }
         }
         failures += 1;
-        room += 300;
+        room += 700;
         assert_eq!(
             fs::read(new.path().join(".cvmfspublished")).unwrap(),
             manifest
