@@ -5,6 +5,7 @@
 
 mod build;
 mod error;
+mod flat;
 mod plan;
 mod progress;
 mod resolve;
@@ -86,6 +87,7 @@ pub fn publish<B: Backend>(
     };
     let mut summary = summary::of(&image, &plan, &built);
     if !options.dry_run {
+        flat::publish(backend, source, &mut changes, &image, options)?;
         apply(&mut changes, &image, &plan, &built, options)?;
         summary.revision = Some(changes.commit(options.tag.clone())?);
     }
@@ -136,6 +138,8 @@ fn graft<C: Changes>(
             }
             Layout::Stargz | Layout::Registry => built.blob(*layout),
             Layout::Erofs => built.image.as_ref(),
+            // Of images, not of layers.
+            Layout::Flat => None,
         };
         if let Some(subtree) = subtree {
             changes.graft(&layout.place(digest), subtree)?;

@@ -53,6 +53,9 @@ pub fn remove<B: Backend>(
         removal.layer(layer)?;
         removal.summary.layers.push(*layer);
     }
+    for configuration in before.configurations.difference(&after.configurations) {
+        removal.path(Layout::Flat.place(configuration))?;
+    }
     for blob in before.blobs.difference(&after.blobs) {
         let removed = registry::remove_blob(&mut removal.changes, blob)?;
         removal.summary.paths.extend(removed);
@@ -106,10 +109,13 @@ impl<C: Changes> Removal<C> {
     }
 
     fn layer(&mut self, layer: &Digest) -> Result<(), Error> {
-        // A registry's blob may be something else's as well: those are counted by themselves.
-        let others = Layout::ALL
-            .into_iter()
-            .filter(|layout| *layout != Layout::Registry);
+        // A registry's blob may be something else's as well, and flat images are not by layer: those are counted by themselves.
+        let others = [
+            Layout::Layers,
+            Layout::Unpacked,
+            Layout::Stargz,
+            Layout::Erofs,
+        ];
         for layout in others {
             let place = match layout {
                 Layout::Layers => image::repository_layout::layer_directory(layer),
@@ -160,6 +166,7 @@ impl<C: Changes> Removal<C> {
             serde_json::from_slice(&bytes).map_err(|error| Error::corrupt(path, error))?;
         used.blobs.insert(Digest::of(&bytes));
         used.blobs.insert(manifest.config.digest);
+        used.configurations.insert(manifest.config.digest);
         for layer in &manifest.layers {
             used.blobs.insert(layer.digest);
             used.layers.insert(layer.digest);
@@ -187,6 +194,8 @@ struct Named {
 #[derive(Default)]
 struct Used {
     layers: BTreeSet<Digest>,
+    /// By which flat images are named.
+    configurations: BTreeSet<Digest>,
     /// Layers, configurations, manifests and indexes.
     blobs: BTreeSet<Digest>,
 }

@@ -5,9 +5,11 @@
 
 mod backend;
 pub mod erofs;
+pub(crate) mod flat;
 pub(crate) mod layers;
 pub(crate) mod metadata;
 pub(crate) mod registry;
+mod singularity;
 pub(crate) mod stargz;
 
 use image::Digest;
@@ -15,6 +17,11 @@ use image::repository_layout;
 use serde::Serialize;
 
 pub use backend::{Backend, Changes, Found};
+
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::layer::Sink;
+use crate::objects::How;
 
 /// A way to lay out images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -30,16 +37,19 @@ pub enum Layout {
     Registry,
     /// `/erofs`: images that containerd 2.4 mounts.
     Erofs,
+    /// `/.flat/<xx>/<hex>`: the whole image in one, for Apptainer. Its digest is the configuration's.
+    Flat,
 }
 
 impl Layout {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Layers,
         Self::Unpacked,
         Self::Stargz,
         Self::Registry,
         Self::Erofs,
+        Self::Flat,
     ];
 
     /// The name that a user gives.
@@ -51,6 +61,7 @@ impl Layout {
             Self::Stargz => "stargz",
             Self::Registry => "registry",
             Self::Erofs => "erofs",
+            Self::Flat => "flat",
         }
     }
 
@@ -81,6 +92,7 @@ impl Layout {
             Self::Stargz => format!("/stargz/blobs/sha256/{}", sharded(layer)),
             Self::Registry => format!("{}/blobs/sha256/{}", registry::ROOT, sharded(layer)),
             Self::Erofs => format!("{}/images/{}", erofs::ROOT, sharded(layer)),
+            Self::Flat => format!("/.flat/{}", sharded(layer)),
         }
     }
 
@@ -94,10 +106,18 @@ impl Layout {
             Self::Stargz => vec!["/stargz", "/stargz/blobs/sha256"],
             Self::Registry => vec![registry::ROOT, registry::BLOBS],
             Self::Erofs => vec![erofs::ROOT, "/erofs/images"],
+            Self::Flat => vec!["/.flat"],
         };
         let last = roots.last().map(|root| format!("{root}/{shard}"));
         roots.into_iter().map(str::to_owned).chain(last).collect()
     }
+}
+
+/// The file by which `cvmfs_server` knows the root of a catalog, with the time of publishing, by which readers know implicit directories.
+pub(crate) fn mark(sink: &mut dyn Sink, mtime: i64) -> Result<(), Error> {
+    let path = repository_layout::STRAY_CATALOG_MARKER.as_bytes();
+    let entry = Entry::file(0o644, mtime);
+    sink.file(path, entry, &mut std::io::empty(), 0, How::DEFLATED)
 }
 
 /// `<xx>/<hex>`

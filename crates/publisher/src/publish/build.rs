@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cvmfs::Compression;
-use image::repository_layout::STRAY_CATALOG_MARKER;
 
 use super::PublishOptions;
 use super::error::PublishError;
@@ -18,7 +17,7 @@ use crate::entry::Entry;
 use crate::error::Error;
 use crate::layer::{LayerBlob, LayerError, Sink, Unpacked, unpack};
 use crate::layouts::erofs::{self, ErofsSink};
-use crate::layouts::{Backend, Layout, stargz};
+use crate::layouts::{Backend, Layout, mark, stargz};
 use crate::objects::How;
 use crate::source::ImageSource;
 use registry::Verified;
@@ -232,17 +231,7 @@ impl<B: Backend> LayerBuilder<'_, B> {
         layer: Unpacked,
     ) -> Result<UnpackedLayer<B::Subtree>, LayerError> {
         let implicit_directories = builder.implicit_directories().map_err(store)?;
-        // DUCC's ingestion leaves it with its own time, by which readers know implicit directories.
-        let marker = Entry::file(0o644, self.options.now.as_second());
-        builder
-            .file(
-                STRAY_CATALOG_MARKER.as_bytes(),
-                marker,
-                &mut io::empty(),
-                0,
-                How::DEFLATED,
-            )
-            .map_err(store)?;
+        mark(&mut builder, self.options.now.as_second()).map_err(store)?;
         Ok(UnpackedLayer {
             subtree: self.backend.finish(builder).map_err(store)?,
             layer,

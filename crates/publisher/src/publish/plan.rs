@@ -59,7 +59,11 @@ pub(crate) fn plan<B: Backend>(
         if layer.foreign() {
             continue;
         }
-        for layout in &options.layouts {
+        for layout in options
+            .layouts
+            .iter()
+            .filter(|layout| **layout != Layout::Flat)
+        {
             if !layout.stores_blobs() && !layer.unpackable() {
                 continue;
             }

@@ -55,6 +55,11 @@ impl Client {
         }
     }
 
+    pub(crate) fn symlink(&self, path: &str) -> String {
+        let found = self.repository.current().lookup(path.as_bytes());
+        String::from_utf8(found.unwrap().unwrap().symlink).unwrap()
+    }
+
     /// Everything below a path, by its path relative to it.
     pub(crate) fn walk(&self, path: &str) -> BTreeMap<String, WalkEntry> {
         let mut entries = BTreeMap::new();
@@ -68,7 +73,7 @@ impl Client {
         entries
     }
 
-    fn read(&self, path: &str) -> Vec<u8> {
+    pub(crate) fn read(&self, path: &str) -> Vec<u8> {
         let content = self
             .repository
             .current()
@@ -80,7 +85,7 @@ impl Client {
 }
 
 /// The image that DUCC unpacked.
-fn source() -> (MemorySource, Manifest) {
+pub(crate) fn source() -> (MemorySource, Manifest) {
     let fixture = fixture();
     let images = fixture.images();
     let manifest = std::fs::read(images.join("manifests/library_mini:1.0")).unwrap();

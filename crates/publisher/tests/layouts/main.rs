@@ -5,9 +5,11 @@
 
 mod ducc;
 mod erofs;
+mod flat;
 mod hostile;
 mod memory;
 mod publishing;
+mod real;
 mod removing;
 mod support;
 mod tars;

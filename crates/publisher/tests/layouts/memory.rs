@@ -436,6 +436,10 @@ impl Changes for MemoryChanges {
             nodes.nodes.insert([at, separator, below].concat(), node);
         }
         nodes.next_inode = base + subtree.next_inode;
+        let marker = format!("{path}/.cvmfscatalog");
+        if !nodes.nodes.contains_key(key(&marker)) {
+            self.file(&marker, Entry::file(0o644, 0), b"")?;
+        }
         self.state.catalogs.insert(path.to_owned());
         Ok(())
     }

@@ -196,6 +196,7 @@ fn layers_that_are_there_are_not_read_again() {
 }
 
 #[test]
+#[allow(clippy::result_large_err, reason = "a test")]
 fn layers_are_not_trusted_to_be_there() {
     let image = image(&[1]);
     let source = MemorySource::of(&image, NAME);

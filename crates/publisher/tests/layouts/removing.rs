@@ -7,10 +7,18 @@ use publisher::layouts::{Backend as _, Changes as _, Layout};
 use publisher::publish::{NoProgress, publish};
 use publisher::removal::remove;
 use serde_json::json;
+use testkit::{Entry, Image, ImageBuilder, Layer};
 
 use crate::memory::Memory;
-use crate::publishing::{image, options};
+use crate::publishing::options;
 use crate::support::MemorySource;
+
+fn image(layers: &[usize]) -> Image {
+    let layer = |number: &usize| Layer::new([Entry::file(format!("file{number}"), "x")]);
+    let layers = layers.iter().map(layer);
+    let builder = layers.fold(ImageBuilder::new(), ImageBuilder::layer);
+    builder.build().unwrap()
+}
 
 /// Two images that share layer 1.
 fn two_images() -> (Memory, [Digest; 3], [Digest; 3]) {
@@ -56,12 +64,24 @@ fn what_only_the_image_needs_goes_with_it() {
         assert_eq!(there(&diff_pointer(&diff_ids[number])), stays);
         for layout in Layout::ALL
             .into_iter()
-            .filter(|layout| *layout != Layout::Erofs)
+            .filter(|layout| !matches!(layout, Layout::Erofs | Layout::Flat))
         {
             assert_eq!(there(&layout.place(&layers[number])), stays, "{layout:?}");
         }
     }
+    let flat = |name: &str| memory.symlink(&format!("/a.b/{name}"));
+    assert!(flat("c:two").is_some_and(|target| there(&target[2..])));
+    assert!(!there("/a.b/c:one"));
+    let all_flat = |memory: &Memory| {
+        let paths = memory.paths();
+        let below = paths.iter().filter(|path| path.starts_with("/.flat/"));
+        below
+            .filter(|path| path.ends_with("/.singularity.d"))
+            .count()
+    };
+    assert_eq!(all_flat(&memory), 1);
     remove(&memory, &[reference("a.b/c:two")], false, None).unwrap();
+    assert_eq!(all_flat(&memory), 0);
     assert!(
         !memory
             .paths()
