@@ -92,9 +92,10 @@ impl SubtreeBuilder {
     ///
     /// # Errors
     /// [`Error::Refused`] for paths that cannot be.
+    #[expect(clippy::needless_pass_by_value, reason = "as all that add entries")]
     pub fn add(&mut self, path: &[u8], entry: Entry) -> Result<(), Error> {
         let row = Row::of(&entry)?;
-        self.insert(path, row, 0, 0)
+        self.insert(path, &row, 0, 0)
     }
 
     /// A regular file of exactly `length` bytes: reads them before it returns, while others deflate.
@@ -118,7 +119,7 @@ impl SubtreeBuilder {
             size: length,
             ..entry
         })?;
-        self.insert(path, row, content, 0)?;
+        self.insert(path, &row, content, 0)?;
         while let Some((content, stored)) = self.collector.poll()? {
             self.nodes.set_content(content.cast_signed(), &stored)?;
         }
@@ -141,7 +142,7 @@ impl SubtreeBuilder {
             kind: Kind::File,
             ..entry
         })?;
-        self.insert(path, row, number, 0)
+        self.insert(path, &row, number, 0)
     }
 
     fn content_number(&mut self) -> i64 {
@@ -170,28 +171,28 @@ impl SubtreeBuilder {
             node.link = node.id;
             self.nodes.set_link(node.id)?;
         }
-        self.insert(path, node.row, node.content, node.link)?;
+        self.insert(path, &node.row, node.content, node.link)?;
         Ok(Linked::Linked)
     }
 
-    fn insert(&mut self, path: &[u8], row: Row, content: i64, link: i64) -> Result<(), Error> {
+    fn insert(&mut self, path: &[u8], row: &Row, content: i64, link: i64) -> Result<(), Error> {
         check_path(path)?;
         let Some((parent, name)) = self.parent(path)? else {
             if !row.is_directory() {
                 return Err(refused(path, "the root is a directory"));
             }
-            return self.nodes.update(nodes::ROOT, &row);
+            return self.nodes.update(nodes::ROOT, row);
         };
         match self.nodes.child(parent, name)? {
             Some(known) if known.row.is_directory() && row.is_directory() => {
-                return self.nodes.update(known.id, &row);
+                return self.nodes.update(known.id, row);
             }
             Some(known) => self.nodes.remove(&known)?,
             None => {}
         }
         let implicit = false;
         self.nodes
-            .insert(parent, name, &row, content, link, implicit)
+            .insert(parent, name, row, content, link, implicit)
             .map(drop)
     }
 

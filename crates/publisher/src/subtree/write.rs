@@ -158,11 +158,11 @@ impl Writer<'_> {
             marked |= node.name == MARKER;
             if node.row.is_directory() {
                 links += 1;
-                self.subdirectory(catalog, node, path, pending)?;
+                self.subdirectory(catalog, &node, path, pending)?;
                 continue;
             }
             let content: Option<Vec<u8>> = stored.get(15).map_err(failed)?;
-            let row = self.row(&node, content)?;
+            let row = self.row(&node, content.as_deref())?;
             catalog.insert(&path, &row)?;
             if node.link != 0 {
                 let group = groups.number(self.nodes, node.link)?;
@@ -183,7 +183,7 @@ impl Writer<'_> {
     fn subdirectory(
         &self,
         catalog: &mut CatalogFile,
-        node: Node,
+        node: &Node,
         path: Vec<u8>,
         pending: &mut Vec<Directory>,
     ) -> Result<(), Error> {
@@ -201,13 +201,12 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn row(&self, node: &Node, content: Option<Vec<u8>>) -> Result<Row, Error> {
+    fn row(&self, node: &Node, content: Option<&[u8]>) -> Result<Row, Error> {
         let mut row = node.row.clone();
         if node.content == 0 {
             return Ok(row);
         }
         let content = content
-            .as_deref()
             .and_then(StoredContent::from_bytes)
             .ok_or_else(|| Error::corrupt("subtree", "a file has no content"))?;
         row.set_content(&content, self.empty);

@@ -155,7 +155,7 @@ fn apply(
             for path in files {
                 // Impossible ones are refused here as in the model.
                 let _ = builder.file(
-                    path[1..].as_bytes(),
+                    &path.as_bytes()[1..],
                     file(),
                     &mut &[7; 10][..],
                     10,
