@@ -343,7 +343,9 @@ fn into_a_registry() {
     let reference: Reference = server.reference("group/app", "lazy").parse().unwrap();
     let target = RegistryTarget::new(client.clone(), reference.clone());
     let result = convert(&*open(&from), &target, &options(Format::Estargz), &|_| {}).unwrap();
-    let document = client.document(&reference, &[image::MediaType::OciManifest]).unwrap();
+    let document = client
+        .document(&reference, &[image::MediaType::OciManifest])
+        .unwrap();
     assert_eq!(document.digest, result.digest);
 }
 
