@@ -6,6 +6,7 @@
 mod build;
 mod error;
 mod flat;
+mod noting;
 mod plan;
 mod progress;
 mod resolve;
@@ -27,6 +28,7 @@ pub use progress::{LayerPhase, NoProgress, Progress};
 pub use summary::{ImageSummary, LayerState, LayerSummary};
 
 use build::Built;
+use noting::Noting;
 use plan::{LayerPlan, Plan};
 
 /// How an image is published.
@@ -79,7 +81,7 @@ pub fn publish<B: Backend>(
 ) -> Result<ImageSummary, PublishError> {
     let started = Instant::now();
     let image = resolve::resolve(source, options)?;
-    let mut changes = backend.begin()?;
+    let mut changes = Noting::new(backend.begin()?);
     let plan = plan::plan(backend, &mut changes, &image, options)?;
     let built = match options.dry_run {
         true => Vec::new(),
@@ -89,7 +91,9 @@ pub fn publish<B: Backend>(
     if !options.dry_run {
         flat::publish(backend, source, &mut changes, &image, options)?;
         apply(&mut changes, &image, &plan, &built, options)?;
-        summary.revision = Some(changes.commit(options.tag.clone())?);
+        if changes.changed() || options.tag.is_some() {
+            summary.revision = Some(changes.commit(options.tag.clone())?);
+        }
     }
     summary.seconds = started.elapsed().as_secs_f64();
     Ok(summary)

@@ -19,10 +19,10 @@ use crate::layouts::{Backend, Changes, Layout};
 use crate::source::ImageSource;
 
 /// Puts the flat image and its public name into the new revision.
-pub(crate) fn publish<B: Backend>(
+pub(crate) fn publish<B: Backend, C: Changes<Subtree = B::Subtree>>(
     backend: &B,
     source: &dyn ImageSource,
-    changes: &mut B::Changes,
+    changes: &mut C,
     image: &ResolvedImage,
     options: &PublishOptions,
 ) -> Result<(), PublishError> {

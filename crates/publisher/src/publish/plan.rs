@@ -48,9 +48,9 @@ pub(crate) struct Plan {
 }
 
 /// Looks at each layer in each layout.
-pub(crate) fn plan<B: Backend>(
+pub(crate) fn plan<B: Backend, C: Changes>(
     backend: &B,
-    changes: &mut B::Changes,
+    changes: &mut C,
     image: &ResolvedImage,
     options: &PublishOptions,
 ) -> Result<Plan, PublishError> {
@@ -129,9 +129,9 @@ fn contradicts(
     }
 }
 
-fn is_present<B: Backend>(
+fn is_present<B: Backend, C: Changes>(
     backend: &B,
-    changes: &mut B::Changes,
+    changes: &mut C,
     layer: &LayerPlan,
     layout: Layout,
 ) -> Result<bool, PublishError> {

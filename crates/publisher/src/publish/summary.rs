@@ -64,7 +64,7 @@ pub struct ImageSummary {
     pub digest: Digest,
     /// Platforms.
     pub platforms: usize,
-    /// The revision that has it; none of a dry run.
+    /// The new revision; none of a dry run, or if the repository had all of it.
     pub revision: Option<u64>,
     /// Each once.
     pub layers: Vec<LayerSummary>,

@@ -82,6 +82,8 @@ fn every_layout_in_one_revision_and_nothing_the_second_time() {
     real.assert_clean();
     source.closed = true;
     let summary = publish(&real.backend, &source, &every, &NoProgress).unwrap();
+    assert_eq!(summary.revision, None, "nothing has changed");
+    assert_eq!(real.backend.repository.head().revision, 2);
     assert!(
         summary
             .layers
