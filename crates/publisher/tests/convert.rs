@@ -1,6 +1,7 @@
 //! Images with lazy layers: what was in a layer is in it afterwards, and everything else of the image stays.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::too_many_lines, reason = "one case in one place")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +15,7 @@ use publisher::convert::{
     ConvertError, ConvertOptions, Converted, LayerOutcome, RegistryTarget, convert, open_target,
 };
 use publisher::{ImageSource, SourceOptions, open_source};
-use registry::{Client, Config, Credentials, Metrics};
+use registry::{Client, Config, Metrics};
 use serde_json::{Value, json};
 use testkit::{Entry, Image, ImageBuilder, Layer, Registry};
 
@@ -61,7 +62,7 @@ fn run(from: &str, to: &str, options: &ConvertOptions) -> Result<Converted, Conv
     let heard = Mutex::new(0);
     let target = open_target(to, None)?;
     let result = convert(&*open(from), &*target, options, &|_| {
-        *heard.lock().unwrap() += 1
+        *heard.lock().unwrap() += 1;
     })?;
     assert_eq!(*heard.lock().unwrap(), result.layers.len());
     Ok(result)
@@ -329,16 +330,11 @@ fn into_a_registry() {
     image.write_to(&store, "group/app", "1").unwrap();
     let server = Registry::serving(&store).start().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut config = Config::default();
-    config.plain_http = vec![
-        server
-            .reference("x", "1")
-            .split('/')
-            .next()
-            .unwrap()
-            .to_owned(),
-    ];
-    config.credentials = Credentials::default();
+    let host = server.reference("x", "1");
+    let config = Config {
+        plain_http: vec![host.split('/').next().unwrap().to_owned()],
+        ..Config::default()
+    };
     let client = Client::new(config, Metrics::default(), runtime.handle().clone());
     let reference: Reference = server.reference("group/app", "lazy").parse().unwrap();
     let target = RegistryTarget::new(client.clone(), reference.clone());
