@@ -41,6 +41,12 @@ impl Known {
         map.get(key).copied()
     }
 
+    /// Another writer may delete what an unfinished publish has stored: nothing is known any more.
+    pub(crate) fn forget(&self) {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        map.clear();
+    }
+
     /// Only after the object has been written.
     pub(crate) fn insert(&self, key: Key, hash: ContentHash) {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);

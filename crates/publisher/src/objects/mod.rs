@@ -167,6 +167,11 @@ impl ObjectStore {
         self.inner.algorithm
     }
 
+    /// What was stored before may be gone: taking the lock removes what a failed publish has left.
+    pub(crate) fn forget(&self) {
+        self.inner.known.forget();
+    }
+
     /// The options given.
     pub fn options(&self) -> &Options {
         &self.inner.options

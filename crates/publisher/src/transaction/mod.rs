@@ -70,6 +70,7 @@ impl Transaction {
         objects: &ObjectStore,
         now: jiff::Timestamp,
     ) -> Result<Self, Error> {
+        objects.forget();
         let root = repository.head().root_catalog;
         let storage = std::sync::Arc::clone(repository.storage());
         let catalogs = LoadedCatalogs::new(storage, objects.options().scratch.clone(), root)?;
