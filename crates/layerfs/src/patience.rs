@@ -269,14 +269,17 @@ mod tests {
         let (go, hang) = hanging();
         // Tried again at once each time.
         let patience = Patience::new(Duration::from_millis(1), Duration::ZERO);
-        for _ in 0..MOST_THREADS * 2 {
+        let mut tries = 0;
+        loop {
             let hang = hang.clone();
-            patience.wait_for(move |_| hang()).unwrap_err();
+            let error = patience.wait_for(move |_| hang()).unwrap_err();
+            if matches!(error, NoAnswer::Unanswered(_)) {
+                break;
+            }
+            // On a busy machine some are given up before a thread has begun them.
+            tries += 1;
+            assert!(tries < MOST_THREADS * 1000, "never refused");
         }
-        assert!(matches!(
-            patience.wait_for(|_| ()),
-            Err(NoAnswer::Unanswered(_))
-        ));
         assert_eq!(lock(&patience.pool.state).threads, MOST_THREADS);
         drop(go);
     }
