@@ -230,12 +230,14 @@ impl Reading {
         }
     }
 
-    /// Names of one inode agree, and their number is the link count.
+    /// Names of one inode in a directory agree, and their number is the link count: so `cvmfs_server check` counts. A group may have names in
+    /// other directories of the catalog.
     fn check_links(&mut self) {
-        let mut groups: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+        let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
         for (index, row) in self.rows.iter().enumerate() {
             if row.hardlinks >> 32 != 0 && !row.has(flags::DIRECTORY) {
-                groups.entry(row.hardlinks >> 32).or_default().push(index);
+                let group = (row.parent, row.hardlinks >> 32);
+                groups.entry(group).or_default().push(index);
             }
         }
         for members in groups.into_values() {
