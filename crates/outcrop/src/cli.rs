@@ -1,5 +1,9 @@
 //! The command line.
 
+mod publishing;
+
+pub use publishing::*;
+
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -39,6 +43,16 @@ pub enum Command {
     ///
     /// Containers that still run from these layers lose their files.
     Release(ReleaseArgs),
+    /// Put images into a CVMFS repository that any client can mount
+    ///
+    /// Needs neither root nor a mount. What is there already is not stored again; all of an image appears in
+    /// one revision, or nothing does.
+    Publish(Box<PublishArgs>),
+    /// Write an image with layers that can be read piece by piece
+    Convert(Box<ConvertArgs>),
+    /// Make and keep the repositories that `publish` writes
+    #[command(subcommand)]
+    Repository(Box<RepositoryCommand>),
     /// The configuration file
     #[command(subcommand)]
     Config(ConfigCommand),

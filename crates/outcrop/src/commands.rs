@@ -2,8 +2,11 @@
 
 mod check;
 mod config;
+mod convert;
 mod mount;
+mod publish;
 mod release;
+mod repository;
 mod serve;
 mod version;
 
@@ -22,6 +25,9 @@ pub fn run(command: Command, out: &mut dyn Write) -> Result<(), Error> {
         Command::Mount(args) => mount::run(*args, out),
         Command::Check(args) => check::run(&args, out),
         Command::Release(args) => release::run(&args, out),
+        Command::Publish(args) => publish::run(&args, out),
+        Command::Convert(args) => convert::run(&args, out),
+        Command::Repository(command) => repository::run(*command, out),
         Command::Config(ConfigCommand::Show) => config::show(out),
         Command::Version => version::run(out),
         Command::ProbeRead { file } => probe_read(&file, out),

@@ -9,6 +9,7 @@ pub mod error;
 pub mod lazy_layers;
 pub mod logging;
 pub mod notify;
+pub mod publishing;
 pub mod repository;
 pub mod scratch;
 pub mod signals;

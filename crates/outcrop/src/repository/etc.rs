@@ -57,7 +57,7 @@ impl EtcCvmfs {
     }
 
     pub(super) fn parameters(&self) -> Result<Parameters, Error> {
-        let timeout = |key: &str, default: Duration| {
+        let timeout = |key: &str, default: Duration| -> Result<Duration, Error> {
             Ok(self.number(key)?.map_or(default, Duration::from_secs))
         };
         let defaults = Timeouts::default();

@@ -1,0 +1,5 @@
+//! What the commands that write repositories share: opening backends, registries and scratch space, and errors as people read them.
+
+pub mod backend;
+pub mod failure;
+pub mod registries;
