@@ -12,6 +12,7 @@
 //! manifest, config   image manifest, index, image configuration
 //! chain              chainIDs, and the empty layer
 //! estargz            layers that are read piece by piece: eStargz, stargz, zstd:chunked
+//! layer_tar          the tar in a layer, decompressed
 //! repository_layout  paths of layers in a CVMFS repository, and the layers.json beside them
 //! ```
 
@@ -21,6 +22,7 @@ mod deflate;
 mod digest;
 mod document;
 pub mod estargz;
+mod layer_tar;
 mod manifest;
 mod media_type;
 mod reference;
@@ -31,6 +33,7 @@ pub use chain::{EMPTY_LAYER, EMPTY_LAYER_GZIP, chain_id, chain_ids};
 pub use config::{History, ImageConfig, RootFs};
 pub use digest::{Digest, DigestError};
 pub use document::{Document, DocumentError, MAX_DOCUMENT_BYTES, MAX_ENTRIES};
+pub use layer_tar::layer_tar;
 pub use manifest::{Descriptor, Index, Manifest, ManifestOrIndex, Platform};
 pub use media_type::{LayerCompression, MediaType};
 pub use reference::{Reference, ReferenceError};

@@ -38,5 +38,6 @@ pub use document::Document;
 pub use error::{Attempt, Error, Failure};
 pub use metrics::Metrics;
 pub use push::Pushed;
+pub use ranges::Tail;
 pub use secret::Secret;
 pub use verified::Verified;

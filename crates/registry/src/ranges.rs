@@ -77,6 +77,22 @@ impl Places {
     }
 }
 
+/// The end of a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tail {
+    /// Length of the whole blob.
+    pub size: u64,
+    /// Its last bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// What came for a range that counts from the end.
+enum End {
+    Tail(Tail),
+    /// The server does not count from the end: ask for the length first.
+    Refused,
+}
+
 /// What came for several ranges.
 enum Many {
     Parts(Vec<Vec<u8>>),
@@ -104,6 +120,38 @@ impl Client {
         let take = async |answer: Answer| inner.one(answer, offset, length).await;
         let found = inner.somewhere(reference, digest, headers, take);
         inner.runtime.block_on(found)
+    }
+
+    /// The last `length` bytes of a blob (all of a shorter one) and its size, in one request where the registry allows it.
+    /// Not verified.
+    ///
+    /// # Errors
+    /// As [`Client::blob_range`].
+    pub fn blob_tail(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        length: u64,
+    ) -> Result<Tail, Error> {
+        let inner = &self.inner;
+        let mut headers = range_header(&[]);
+        if let Ok(value) = HeaderValue::try_from(format!("bytes=-{}", length.max(1))) {
+            headers.insert(header::RANGE, value);
+        }
+        let take = async |answer: Answer| inner.end(answer, length).await;
+        let found = inner.somewhere(reference, digest, headers, take);
+        if let End::Tail(tail) = inner.runtime.block_on(found)? {
+            return Ok(tail);
+        }
+        let size = self
+            .head_blob(reference, digest)?
+            .ok_or_else(|| Error::NotFound {
+                what: blob_name(reference, digest),
+                attempts: Vec::new(),
+            })?;
+        let wanted = length.min(size);
+        let bytes = self.blob_range(reference, digest, size - wanted, wanted)?;
+        Ok(Tail { size, bytes })
     }
 
     /// Several ranges (offset, length) of a blob, in one request where the registry allows it. Not verified.
@@ -157,6 +205,12 @@ fn range_header(ranges: &[(u64, u64)]) -> HeaderMap {
 /// First byte and length of a partial answer.
 pub(crate) fn content_range(headers: &HeaderMap) -> Option<(u64, u64)> {
     multipart::range(headers.get(header::CONTENT_RANGE)?.to_str().ok()?)
+}
+
+/// Length of the whole of which a partial answer is a part.
+fn total(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
+    value.rsplit_once('/')?.1.trim().parse().ok()
 }
 
 /// Reads past `count` bytes; gives what came after them in the last piece.
@@ -250,7 +304,7 @@ impl Inner {
     /// The bytes of one range out of a partial or whole answer.
     async fn one(&self, mut answer: Answer, offset: u64, length: u64) -> Result<Vec<u8>, Failure> {
         let response = &mut answer.response;
-        let mut bytes = match response.status() {
+        let bytes = match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let (first, count) = content_range(response.headers()).ok_or_else(|| {
                     Failure::Protocol("does not say which range it sends".to_owned())
@@ -279,6 +333,51 @@ impl Inner {
         };
         let wanted = usize::try_from(length)
             .map_err(|_| Failure::Protocol("the range is too long".to_owned()))?;
+        self.fill(response, bytes, wanted).await
+    }
+
+    /// The bytes of a range that counts from the end.
+    async fn end(&self, mut answer: Answer, length: u64) -> Result<End, Failure> {
+        let response = &mut answer.response;
+        let (size, bytes) = match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let place = content_range(response.headers()).zip(total(response.headers()));
+                let Some(((first, count), size)) = place else {
+                    return Ok(End::Refused);
+                };
+                if first.checked_add(count) != Some(size) || count > length {
+                    return Ok(End::Refused);
+                }
+                (size, Vec::new())
+            }
+            StatusCode::OK => {
+                let Some(size) = response.content_length() else {
+                    return Ok(End::Refused);
+                };
+                let before = size.saturating_sub(length);
+                if before > self.config.skip_bound() {
+                    return Ok(End::Refused);
+                }
+                (size, skip(&self.transport, response, before).await?)
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE
+            | StatusCode::BAD_REQUEST
+            | StatusCode::NOT_IMPLEMENTED => return Ok(End::Refused),
+            _ => return Err(self.transport.refusal(answer.response).await),
+        };
+        let wanted = usize::try_from(length.min(size))
+            .map_err(|_| Failure::Protocol("the range is too long".to_owned()))?;
+        let bytes = self.fill(&mut answer.response, bytes, wanted).await?;
+        Ok(End::Tail(Tail { size, bytes }))
+    }
+
+    /// Reads until there are `wanted` bytes.
+    async fn fill(
+        &self,
+        response: &mut Response,
+        mut bytes: Vec<u8>,
+        wanted: usize,
+    ) -> Result<Vec<u8>, Failure> {
         while bytes.len() < wanted {
             let Some(piece) = self.transport.piece(response).await? else {
                 return Err(Failure::Transfer("ended early".to_owned()));

@@ -14,6 +14,8 @@ pub enum Codec {
     Zstd,
     /// Not at all: all its bytes are zero.
     Zeros,
+    /// As it is, in a tar that is not compressed.
+    Plain,
 }
 
 /// A part of a file that can be read by itself.
@@ -52,6 +54,7 @@ impl Chunk {
             Codec::Gzip => 0,
             Codec::Zstd => 1,
             Codec::Zeros => 2,
+            Codec::Plain => 3,
         };
         let flag = if self.digest.is_some() { HAS_DIGEST } else { 0 };
         let mut reference = vec![codec | flag];
@@ -72,6 +75,7 @@ impl Chunk {
             0 => Codec::Gzip,
             1 => Codec::Zstd,
             2 => Codec::Zeros,
+            3 => Codec::Plain,
             _ => return None,
         };
         let start = take_number(&mut rest)?;
@@ -214,6 +218,10 @@ fn decompress(member: &[u8], codec: Codec, length: usize) -> Result<Vec<u8>, Err
         Codec::Gzip => deflate::decompress_prefix(member, length),
         Codec::Zstd => frame::decompress_prefix(member, length),
         Codec::Zeros => Ok(vec![0; length]),
+        Codec::Plain => member
+            .get(..length)
+            .map(<[u8]>::to_vec)
+            .ok_or(io::ErrorKind::UnexpectedEof.into()),
     };
     result.map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => Error::Truncated("member"),

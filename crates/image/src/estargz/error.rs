@@ -72,6 +72,9 @@ pub enum Error {
     /// The TOC gives no digest for this chunk (legacy stargz): it cannot be verified by itself.
     #[error("the TOC has no digest for this chunk")]
     NoChunkDigest,
+    /// A tar that cannot be indexed.
+    #[error("cannot index the tar: {0}")]
+    Tar(#[source] Box<WriteError>),
 }
 
 /// What is wrong with one entry of a TOC.

@@ -1,6 +1,7 @@
 //! A layer's table of contents, verified and in compact form.
 
 mod collect;
+mod of_tar;
 
 use std::io::{self, Read};
 

@@ -201,3 +201,42 @@ fn malformed_parts_are_no_bytes() {
         }
     }
 }
+
+#[test]
+fn tails() {
+    let world = World::new();
+    let blob = world.blob(0);
+    let size = blob.len() as u64;
+    let server = world.registry().start().unwrap();
+    for (length, requests) in [(1000, 1), (size, 1), (size + 7, 1)] {
+        let client = world.client(quick());
+        let asked = server.blob_requests().len();
+        let tail = client
+            .blob_tail(&reference(&server), &world.digest(0), length)
+            .unwrap();
+        let from = blob.len() - length.min(size) as usize;
+        assert_eq!((tail.size, &tail.bytes[..]), (size, &blob[from..]));
+        assert_eq!(server.blob_requests().len(), asked + requests, "{length}");
+    }
+    for fault in [
+        Fault::IgnoreRange,
+        Fault::StatusCode(416),
+        Fault::StatusCode(501),
+        Fault::StatusCode(503),
+        Fault::Truncate(50),
+    ] {
+        let when = When::path("/blobs/").first(1);
+        let server = world.registry().fault(when, fault.clone()).start().unwrap();
+        for skip in [0, 1 << 20] {
+            let client = world.client(Config {
+                skip_bound: Some(skip),
+                ..quick()
+            });
+            let tail = client
+                .blob_tail(&reference(&server), &world.digest(0), 1000)
+                .unwrap();
+            assert_eq!(tail.bytes, blob[blob.len() - 1000..], "{fault:?}");
+            assert_eq!(tail.size, size, "{fault:?}");
+        }
+    }
+}

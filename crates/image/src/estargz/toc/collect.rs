@@ -35,6 +35,8 @@ pub(super) struct Collector<'a> {
     texts: Vec<u8>,
     digests: Vec<Digest>,
     landmark: Landmark,
+    /// Landmarks and the TOC itself are no part of the layer.
+    hides: bool,
 }
 
 /// A regular file whose chunks are still coming.
@@ -89,9 +91,22 @@ impl Sink for Collector<'_> {
 impl<'a> Collector<'a> {
     pub(super) fn new(footer: &Footer, limits: &'a Limits) -> Self {
         Self {
+            hides: true,
+            ..Self::with(limits, footer.codec(), footer.data_end())
+        }
+    }
+
+    /// For the entries of a tar that is no lazy layer.
+    pub(super) fn of_tar(limits: &'a Limits) -> Self {
+        Self::with(limits, Codec::Plain, u64::MAX)
+    }
+
+    fn with(limits: &'a Limits, codec: Codec, data_end: u64) -> Self {
+        Self {
             limits,
-            codec: footer.codec(),
-            data_end: footer.data_end(),
+            codec,
+            data_end,
+            hides: false,
             index: 0,
             open: None,
             records: Vec::new(),
@@ -132,8 +147,13 @@ impl<'a> Collector<'a> {
         starts.sort_unstable();
         starts.dedup();
         for chunk in &mut self.chunks {
-            if chunk.codec == Codec::Zeros {
-                continue;
+            match chunk.codec {
+                Codec::Zeros => continue,
+                Codec::Plain => {
+                    chunk.end = chunk.start.saturating_add(chunk.size);
+                    continue;
+                }
+                Codec::Gzip | Codec::Zstd => {}
             }
             let next = starts.partition_point(|start| *start <= chunk.start);
             let next = starts.get(next).copied().unwrap_or(self.data_end);
@@ -160,6 +180,7 @@ impl<'a> Collector<'a> {
             return Err(EntryFault::Root);
         }
         let hidden = match path.as_str() {
+            _ if !self.hides => None,
             landmark::PREFETCH => Some(Hidden::Prefetch),
             landmark::NO_PREFETCH => Some(Hidden::NoPrefetch),
             TOC_NAME => Some(Hidden::Other),
