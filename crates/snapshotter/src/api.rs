@@ -28,6 +28,13 @@ pub mod services {
             tonic::include_proto!("containerd.services.snapshots.v1");
         }
     }
+    /// `containerd.services.diff`.
+    pub mod diff {
+        /// `containerd.services.diff.v1`.
+        pub mod v1 {
+            tonic::include_proto!("containerd.services.diff.v1");
+        }
+    }
     /// `containerd.services.content`.
     pub mod content {
         /// `containerd.services.content.v1`.
@@ -38,4 +45,5 @@ pub mod services {
 }
 
 pub use services::content::v1 as content;
+pub use services::diff::v1 as diff;
 pub use services::snapshots::v1 as snapshots;

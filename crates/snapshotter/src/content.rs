@@ -75,15 +75,8 @@ impl ContentStore {
     /// Connects at the first use, and again whenever containerd was restarted.
     pub(crate) fn new(socket: PathBuf, deadline: Duration, runtime: Handle) -> Self {
         let _context = runtime.enter();
-        let connector = tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        // The address is never resolved: the connector knows the socket.
-        let channel = Endpoint::from_static("http://containerd.invalid")
-            .connect_with_connector_lazy(connector);
         Self {
-            client: ContentClient::new(channel),
+            client: ContentClient::new(channel(socket)),
             runtime,
             deadline,
             memory: Mutex::default(),
@@ -255,6 +248,16 @@ impl ContentStore {
         }
         Ok(bytes)
     }
+}
+
+/// A connection to containerd, made at the first use. To be called within a runtime.
+pub(crate) fn channel(socket: PathBuf) -> Channel {
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    // The address is never resolved: the connector knows the socket.
+    Endpoint::from_static("http://containerd.invalid").connect_with_connector_lazy(connector)
 }
 
 impl Memory {

@@ -8,6 +8,7 @@
 //! layers         the seam to whoever makes lazy layers appear
 //! chains         attached or not, by name
 //! store          records (SQLite) and directories
+//! diff           containerd's diff.v1 beside it: a container's changes as a layer
 //! mounts, usage, cleanup, filters, labels, status
 //! ```
 //! A lazy layer is a committed snapshot with a claim and without a directory. Lazy layers are the lowest of an image;
@@ -19,6 +20,7 @@ mod claim;
 mod cleanup;
 mod config;
 mod content;
+mod diff;
 mod error;
 pub mod filters;
 pub mod labels;

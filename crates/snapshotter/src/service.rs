@@ -12,6 +12,7 @@ use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use crate::api::diff::diff_server::DiffServer;
 use crate::api::snapshots::snapshots_server::{Snapshots, SnapshotsServer};
 use crate::api::snapshots::{
     CleanupRequest, CommitSnapshotRequest, Info, Kind as WireKind, ListSnapshotsRequest,
@@ -20,6 +21,7 @@ use crate::api::snapshots::{
     UpdateSnapshotRequest, UpdateSnapshotResponse, UsageRequest, UsageResponse,
     ViewSnapshotRequest, ViewSnapshotResponse,
 };
+use crate::diff::DiffService;
 use crate::filters::Filters;
 use crate::layers::LazyLayers;
 use crate::metrics::Call;
@@ -91,6 +93,7 @@ pub async fn serve_opened(
         });
     }
     let grace = snapshotter.config.shutdown_grace;
+    let differ = differ(&snapshotter);
     let service = SnapshotsServer::new(Service { snapshotter })
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES);
@@ -102,6 +105,7 @@ pub async fn serve_opened(
     };
     let serving = Server::builder()
         .add_service(service)
+        .add_optional_service(differ)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), signal);
     let deadline = async {
         match stopped.await {
@@ -113,6 +117,18 @@ pub async fn serve_opened(
         result = serving => result.map_err(|error| failed(&error)),
         () = deadline => Ok(()),
     }
+}
+
+/// Layers of containers' changes go into containerd's content store: without a way to it there is no diff service.
+fn differ(snapshotter: &Snapshotter) -> Option<DiffServer<DiffService>> {
+    let Config {
+        root,
+        containerd_socket,
+        ..
+    } = &snapshotter.config;
+    let channel = crate::content::channel(containerd_socket.clone()?);
+    let service = DiffService::new(root.clone(), channel, snapshotter.metrics().clone());
+    Some(DiffServer::new(service).max_decoding_message_size(MESSAGE_BYTES))
 }
 
 struct Service {
