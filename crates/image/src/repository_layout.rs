@@ -7,6 +7,11 @@
 //! /.layers/<xx>/<hex>/.metadata/layers.json     its diffID and uncompressed size
 //! /unpacked/<xx>/<hex>/…                        2019: files only; no diffID is stated
 //! ```
+//! Layers that are read piece by piece (eStargz and its kin) may lie there as blobs, too:
+//!
+//! ```text
+//! /stargz/blobs/sha256/<xx>/<hex>/data          the blob, byte for byte
+//! ```
 //! What our publisher adds, all of it where no reader of DUCC's tree looks:
 //!
 //! ```text
@@ -97,6 +102,12 @@ pub fn pointed_layer(target: &[u8]) -> Option<Digest> {
     let hex = std::str::from_utf8(target).ok()?.rsplit('/').next()?;
     let layer = Digest::from_hex(hex).ok()?;
     (pointer_target(&layer).as_bytes() == target).then_some(layer)
+}
+
+/// The file that holds a layer's blob as it is, for readers that take parts of it.
+#[must_use]
+pub fn stargz_blob(layer: &Digest) -> String {
+    format!("/stargz/blobs/sha256/{}/data", sharded(layer))
 }
 
 /// The file with a layer's [`LayerNotes`]: only our publisher's layers have it.

@@ -89,6 +89,10 @@ fn config(root: &Path) -> Config {
         tree_grace: Duration::ZERO,
         mounted_deadline: Duration::from_secs(30),
         cache: None,
+        fetching: layerfs::Fetching {
+            prefetch: false,
+            background: false,
+        },
     }
 }
 
@@ -98,6 +102,8 @@ fn chain(number: usize) -> [ChainLayer; 2] {
         layer: Digest::of(name.as_bytes()),
         tree: key(&name),
         source: "empty".to_owned(),
+        reference: None,
+        annotations: [].into(),
     })
 }
 

@@ -77,6 +77,11 @@ impl Builds {
         self.queue.push(Box::new(job));
     }
 
+    /// The build of `key`, if one goes on.
+    pub(crate) fn in_hand(&self, key: &str) -> Option<Arc<Build>> {
+        lock(&self.in_hand).get(key).cloned()
+    }
+
     /// Builds `key` unless that is in hand already.
     pub(crate) fn build(
         self: &Arc<Self>,

@@ -10,7 +10,7 @@ use crate::error::errno;
 use crate::metrics::Metrics;
 use crate::own_mounts::OwnMount;
 use crate::read_ahead::{CHUNKS_AHEAD, ReadAhead};
-use crate::source::{LayerSource, Opened};
+use crate::source::{Layer, LayerSource, Opened, OwnedExtent};
 use crate::tree_store::MappedTree;
 
 /// Everything in a chain is immutable, so the kernel may remember it as long as it likes.
@@ -22,8 +22,8 @@ const DOTS: u64 = 2;
 /// The file system of one chain.
 pub(crate) struct ChainFs {
     tree: MappedTree,
-    /// Sources by the layer's position in the chain.
-    sources: Vec<Arc<dyn LayerSource>>,
+    /// Layers with their sources, by their position in the chain.
+    layers: Vec<(Layer, Arc<dyn LayerSource>)>,
     ahead: ReadAhead,
     /// Set once it is mounted.
     pub(crate) own: OnceLock<OwnMount>,
@@ -33,12 +33,12 @@ pub(crate) struct ChainFs {
 impl ChainFs {
     pub(crate) fn new(
         tree: MappedTree,
-        sources: Vec<Arc<dyn LayerSource>>,
+        layers: Vec<(Layer, Arc<dyn LayerSource>)>,
         metrics: Metrics,
     ) -> Self {
         Self {
             tree,
-            sources,
+            layers,
             ahead: ReadAhead::default(),
             own: OnceLock::new(),
             metrics,
@@ -107,16 +107,16 @@ impl ChainFs {
                 .find(|&o| o > offset);
             return Ok(out.push_zeros(next.unwrap_or(end).min(end) - offset) as u64);
         };
-        let source = self
-            .sources
+        let (layer, source) = self
+            .layers
             .get(usize::from(self.tree.layer(node)))
             .ok_or(Errno::EIO)?;
         if ReadAhead::is_sequential(usize::from(extent.offset > 0), extent.offset, offset) {
-            self.fetch_ahead(source, node, extent.offset + extent.length);
+            self.fetch_ahead(layer, source, node, extent.offset + extent.length);
         }
         let skip = offset - extent.offset;
         let wanted = (end - offset).min(extent.length - skip);
-        let opened = source.open(&extent, skip, wanted).map_err(|error| {
+        let opened = source.open(layer, &extent, skip, wanted).map_err(|error| {
             self.metrics.failed_reads.inc();
             tracing::error!(error = %error, "a read in a container fails with EIO");
             errno(&error)
@@ -124,6 +124,7 @@ impl ChainFs {
         let read = match opened {
             Opened::Object(object) => out.push_file(object.file(), skip, wanted)?,
             Opened::Bytes(bytes) => out.push(&bytes),
+            Opened::File(file, start) => out.push_file(&file, start + skip, wanted)?,
         } as u64;
         if read < wanted.min(read + out.remaining() as u64) {
             // Shorter than the catalog says: never pad with zeros.
@@ -134,23 +135,16 @@ impl ChainFs {
     }
 
     /// Fetches the extents from `offset` on in the background.
-    fn fetch_ahead(&self, source: &Arc<dyn LayerSource>, node: NodeId, offset: u64) {
-        let mut offset = offset;
-        for _ in 0..CHUNKS_AHEAD {
-            let Some(extent) = self.tree.extent_at(node, offset) else {
-                return;
-            };
-            offset = extent.offset + extent.length;
-            let (source, content) = (Arc::clone(source), extent.content.to_vec());
-            let (start, length) = (extent.offset, extent.length);
-            self.ahead.start(move || {
-                let extent = tree::Extent {
-                    offset: start,
-                    length,
-                    content: &content,
-                };
-                let _ = source.open(&extent, 0, 0);
-            });
+    fn fetch_ahead(&self, layer: &Layer, source: &Arc<dyn LayerSource>, node: NodeId, offset: u64) {
+        let next = |offset| self.tree.extent_at(node, offset);
+        let after = |extent: &tree::Extent<'_>| next(extent.offset + extent.length);
+        let extents: Vec<OwnedExtent> = std::iter::successors(next(offset), after)
+            .take(CHUNKS_AHEAD)
+            .map(|extent| OwnedExtent::from(&extent))
+            .collect();
+        for extents in source.ahead(&extents) {
+            let (source, layer) = (Arc::clone(source), layer.clone());
+            self.ahead.start(move || source.fetch(&layer, &extents));
         }
     }
 }

@@ -6,6 +6,7 @@
 //! 0x01 object (fixed length), path in the external store
 //! 0x02 ino u64, size u64, mtime i64 ns, path below the mounted repository
 //! 0x03 the same with a mark of the layer's catalog in place of the ino
+//! 0x04 chunk of the layer's blob (image::estargz::Chunk, see there)
 //! ```
 
 use cvmfs::{Compression, ContentHash, ObjectRef, Suffix};
@@ -29,6 +30,8 @@ pub(crate) enum ContentRef<'a> {
         /// Path below the mounted repository.
         path: &'a [u8],
     },
+    /// A chunk of the layer's own blob, as [`image::estargz::Chunk::to_reference`] spells it.
+    Chunk(&'a [u8]),
 }
 
 /// Identity of a file in a file system that is not ours.
@@ -53,6 +56,7 @@ const OBJECT: u8 = 0;
 const EXTERNAL: u8 = 1;
 const FILE: u8 = 2;
 const FILE_OF_CATALOG: u8 = 3;
+const CHUNK: u8 = 4;
 
 impl ContentRef<'_> {
     /// Spells the reference.
@@ -86,6 +90,10 @@ impl ContentRef<'_> {
                 out.extend_from_slice(&stamp.mtime_nanos.to_le_bytes());
                 out.extend_from_slice(path);
             }
+            Self::Chunk(reference) => {
+                out.push(CHUNK);
+                out.extend_from_slice(reference);
+            }
         }
         out
     }
@@ -118,6 +126,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<ContentRef<'_>> {
             };
             Some(ContentRef::File { stamp, path })
         }
+        CHUNK => Some(ContentRef::Chunk(rest)),
         _ => None,
     }
 }
@@ -140,6 +149,8 @@ mod tests {
             };
             assert_eq!(decode(&file.encode()), Some(file));
         }
+        let chunk = ContentRef::Chunk(b"any");
+        assert_eq!(decode(&chunk.encode()), Some(chunk));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::builds::lock;
 use crate::content::{ContentRef, decode};
 use crate::error::SourceError;
 use crate::implicit::{self, Time};
-use crate::source::{Embedded, LayerSource, Located, OpenRepository, Opened};
+use crate::source::{Embedded, Layer, LayerSource, Located, OpenRepository, Opened, Wanted};
 
 /// How long a failed attempt to open the repository stands, so that a pull of many layers does not
 /// wait for the same dead host each time.
@@ -35,6 +35,10 @@ struct State {
 }
 
 impl EmbeddedSource {
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
     pub(crate) fn new(embedded: Embedded) -> Self {
         Self {
             name: format!("cvmfs:{}", embedded.fqrn),
@@ -44,7 +48,7 @@ impl EmbeddedSource {
         }
     }
 
-    fn repository(&self) -> Result<Repository, SourceError> {
+    pub(crate) fn repository(&self) -> Result<Repository, SourceError> {
         let mut state = lock(&self.state);
         if let Some(repository) = &state.repository {
             return Ok(repository.clone());
@@ -69,7 +73,7 @@ impl EmbeddedSource {
 
     /// The revision for new claims: at most one time-to-live old, or the last one that was seen
     /// when no newer can be had.
-    fn revision(&self) -> Result<Arc<Revision>, SourceError> {
+    pub(crate) fn revision(&self) -> Result<Arc<Revision>, SourceError> {
         let repository = self.repository()?;
         let stale = {
             let mut state = lock(&self.state);
@@ -95,14 +99,14 @@ impl EmbeddedSource {
         }
     }
 
-    fn corrupt(&self, reason: String) -> SourceError {
+    pub(crate) fn corrupt(&self, reason: String) -> SourceError {
         SourceError::Corrupt {
             source_name: self.name.clone(),
             reason,
         }
     }
 
-    fn failure(&self, error: &cvmfs::Error) -> SourceError {
+    pub(crate) fn failure(&self, error: &cvmfs::Error) -> SourceError {
         if error.is_unavailable() {
             self.unavailable(error.to_string())
         } else {
@@ -128,6 +132,8 @@ impl EmbeddedSource {
         let identity = identity(revision, &path, nested);
         let statement = self.statement(revision, layout, layer)?;
         Ok(Some(Located {
+            source: self.name.clone(),
+            trusted: self.trusted,
             path,
             identity,
             diff_id: statement.map(|statement| statement.diff_id),
@@ -189,11 +195,8 @@ impl LayerSource for EmbeddedSource {
         &self.name
     }
 
-    fn trusted(&self) -> bool {
-        self.trusted
-    }
-
-    fn locate(&self, layer: &Digest) -> Result<Option<Located>, SourceError> {
+    fn locate(&self, wanted: &Wanted) -> Result<Option<Located>, SourceError> {
+        let layer = &wanted.blob.digest;
         let revision = self.revision()?;
         for layout in Layout::ALL {
             if let Some(located) = self.locate_in(&revision, layout, layer)? {
@@ -203,7 +206,7 @@ impl LayerSource for EmbeddedSource {
         Ok(None)
     }
 
-    fn build(&self, located: &Located) -> Result<Vec<u8>, SourceError> {
+    fn build(&self, _: &Wanted, located: &Located) -> Result<Vec<u8>, SourceError> {
         let revision = self.repository()?.current();
         self.check_identity(&revision, located)?;
         let mut layer = LayerBuilder::new(self.implicit_since(&revision, &located.path)?);
@@ -230,14 +233,20 @@ impl LayerSource for EmbeddedSource {
         })
     }
 
-    fn open(&self, extent: &tree::Extent<'_>, _: u64, _: u64) -> Result<Opened, SourceError> {
+    fn open(
+        &self,
+        _: &Layer,
+        extent: &tree::Extent<'_>,
+        _: u64,
+        _: u64,
+    ) -> Result<Opened, SourceError> {
         let repository = self.repository()?;
         let object = match decode(extent.content) {
             Some(ContentRef::Object(object)) => repository.fetch(&object, Some(extent.length)),
             Some(ContentRef::External { hash, path }) => {
                 repository.fetch_external(path, extent.offset, extent.length, &hash)
             }
-            Some(ContentRef::File { .. }) | None => {
+            Some(ContentRef::File { .. } | ContentRef::Chunk(_)) | None => {
                 return Err(self.corrupt("a tree refers to content of another kind".to_owned()));
             }
         };

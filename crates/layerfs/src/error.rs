@@ -43,6 +43,17 @@ pub enum SourceError {
         /// The directory of the configuration.
         directory: PathBuf,
     },
+    /// A registry has the layer, but the image's manifest does not say how to verify its table of
+    /// contents: an ordinary layer, or one that nobody vouches for.
+    #[error(
+        "the image states no TOC digest for layer {layer}: it cannot be read piece by piece from {source_name}"
+    )]
+    NoTocDigest {
+        /// The source's name, as labels state it.
+        source_name: String,
+        /// The layer's digest.
+        layer: String,
+    },
     /// The layer's files do not form a tree.
     #[error("layer from {source_name} does not form a tree: {cause}")]
     Tree {
@@ -64,7 +75,7 @@ pub(crate) fn errno(error: &SourceError) -> Errno {
         SourceError::ClaimedOwnership { .. } => Errno::EIO,
         // Other bytes than those that the layer had.
         SourceError::Changed { .. } => Errno::EIO,
-        SourceError::OwnMount { .. } => Errno::EIO,
+        SourceError::OwnMount { .. } | SourceError::NoTocDigest { .. } => Errno::EIO,
         SourceError::Tree { .. } => Errno::EIO,
     }
 }

@@ -1,6 +1,6 @@
 //! Claim and attach: from a layer's digest to a mounted chain.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,13 +10,17 @@ use crate::builds::{Build, Builds, Outcome};
 use crate::chain_fs::ChainFs;
 use crate::embedded::EmbeddedSource;
 use crate::error::{AttachError, Refusal, SourceError};
+use crate::estargz::{
+    BlobSource, EstargzSource, Fetching, MountedBlobs, RegistryBlobs, RepositoryBlobs,
+};
 use crate::locate::{Found, Sources};
 use crate::metrics::Metrics;
 use crate::mounted::MountedSource;
-use crate::source::{LayerSource, Located, Opened, Source};
+use crate::own_mounts::OwnMounts;
+use crate::source::{Blob, FromRegistry, Layer, LayerSource, Located, Opened, Source, Wanted};
 use crate::space::Space;
 use crate::tree_store::{MappedTree, TreeStore, chain_key, is_key, map, tree_key, write_counted};
-use image::{Digest, EMPTY_LAYER, chain_id};
+use image::{Digest, EMPTY_LAYER, Reference, chain_id};
 
 /// Name of the source of layers that need none.
 const EMPTY_SOURCE: &str = "empty";
@@ -42,8 +46,28 @@ pub struct Config {
     pub tree_grace: Duration,
     /// How long a mounted repository may take for one answer.
     pub mounted_deadline: Duration,
-    /// The cache whose quota the trees share.
+    /// The cache whose quota the trees share. Without it no layer is read piece by piece.
     pub cache: Option<Arc<cache::Cache>>,
+    /// What is fetched before anybody asks.
+    pub fetching: Fetching,
+}
+
+/// A layer as its image's manifest states it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageLayer {
+    /// Digest of its blob.
+    pub digest: Digest,
+    /// Annotations of its descriptor, as far as they are known.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl From<Digest> for ImageLayer {
+    fn from(digest: Digest) -> Self {
+        Self {
+            digest,
+            annotations: BTreeMap::new(),
+        }
+    }
 }
 
 /// A layer that is asked for.
@@ -51,6 +75,11 @@ pub struct Config {
 pub struct LayerRequest {
     /// Digest of the layer's blob as the manifest has it.
     pub layer: Digest,
+    /// Annotations of the layer's descriptor, as far as they are known: they say how to verify a
+    /// layer that is read piece by piece.
+    pub annotations: BTreeMap<String, String>,
+    /// The image that is pulled: where its registry has the layers.
+    pub reference: Option<Reference>,
     /// chainID of the layer with all below it.
     pub chain_id: Digest,
     /// chainID of the layers below; none for the lowest layer.
@@ -58,7 +87,7 @@ pub struct LayerRequest {
     /// diffID as the image states it, where known and checked to lead to `chain_id`.
     pub diff_id: Option<Digest>,
     /// This and the following layers of the image, as far as known.
-    pub image_layers: Vec<Digest>,
+    pub image_layers: Vec<ImageLayer>,
 }
 
 /// A layer that can be served.
@@ -85,6 +114,10 @@ pub struct ChainLayer {
     pub tree: String,
     /// Name of its source.
     pub source: String,
+    /// The image that it was claimed for.
+    pub reference: Option<Reference>,
+    /// What it was verified by when it was claimed.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What the records of snapshots name.
@@ -105,6 +138,37 @@ pub struct Removed {
     pub chains: usize,
 }
 
+impl LayerRequest {
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            blob: Blob {
+                digest: self.layer,
+                reference: self.reference.clone(),
+            },
+            annotations: self.annotations.clone(),
+        }
+    }
+}
+
+impl ChainLayer {
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            blob: self.opened().blob,
+            annotations: self.annotations.clone(),
+        }
+    }
+
+    fn opened(&self) -> Layer {
+        Layer {
+            blob: Blob {
+                digest: self.layer,
+                reference: self.reference.clone(),
+            },
+            tree: self.tree.clone(),
+        }
+    }
+}
+
 /// The lazy layers of one node. Cheap to share.
 pub struct Layers {
     inner: Arc<Inner>,
@@ -112,7 +176,7 @@ pub struct Layers {
 
 struct Inner {
     sources: Sources,
-    trees: TreeStore,
+    trees: Arc<TreeStore>,
     builds: Arc<Builds>,
     attachments: Attachments,
     space: Arc<Space>,
@@ -135,10 +199,11 @@ impl Layers {
             tree_grace,
             mounted_deadline,
             cache,
+            fetching,
         } = config;
         let metrics = Metrics::default();
-        let space = Arc::new(Space::new(cache));
-        let trees = TreeStore::open(&root, Arc::clone(&space), tree_grace)?;
+        let space = Arc::new(Space::new(cache.clone()));
+        let trees = Arc::new(TreeStore::open(&root, Arc::clone(&space), tree_grace)?);
         let attachments = Attachments::open(
             &root,
             workers,
@@ -146,16 +211,18 @@ impl Layers {
             Arc::clone(&space),
             metrics.clone(),
         )?;
-        let sources = sources.into_iter().map(|source| -> Arc<dyn LayerSource> {
-            match source {
-                Source::Embedded(embedded) => Arc::new(EmbeddedSource::new(embedded)),
-                Source::Mounted(mounted) => {
-                    let own = Arc::clone(attachments.own());
-                    Arc::new(MountedSource::new(mounted, own, mounted_deadline))
-                }
-            }
-        });
-        let sources = Sources::new(sources.chain([Arc::new(Empty) as _]).collect());
+        let mut opened = Opening::default();
+        for source in sources {
+            opened.add(source, attachments.own(), mounted_deadline);
+        }
+        if let Some(cache) = cache {
+            let trees = Arc::clone(&trees);
+            let lazy =
+                EstargzSource::new(opened.blobs, cache, trees, fetching, metrics.lazy.clone());
+            opened.layers.push(Arc::new(lazy));
+        }
+        opened.layers.push(Arc::new(Empty));
+        let sources = Sources::new(opened.layers);
         let builds = Builds::start(build_threads)
             .map_err(|cause| AttachError::Disk { path: root, cause })?;
         let inner = Inner {
@@ -189,7 +256,7 @@ impl Layers {
             Err(_) => self.inner.metrics.refused.inc(),
         };
         if claimed.is_ok() {
-            self.resolve_ahead(&request.image_layers);
+            self.resolve_ahead(request);
         }
         claimed
     }
@@ -202,14 +269,20 @@ impl Layers {
         let trees: Vec<&str> = chain.iter().map(|layer| layer.tree.as_str()).collect();
         let key = chain_key(trees.iter().copied());
         let inner = &self.inner;
-        inner.attachments.attach(&key, &trees, || {
+        let path = inner.attachments.attach(&key, &trees, || {
             let tree = inner.merged(&key, chain)?;
-            let sources = chain
+            let layers = chain
                 .iter()
-                .map(|layer| inner.source_of(layer).cloned())
-                .collect::<Result<_, _>>()?;
-            Ok(ChainFs::new(tree, sources, inner.metrics.clone()))
-        })
+                .map(|layer| Ok((layer.opened(), Arc::clone(inner.source_of(layer)?))))
+                .collect::<Result<_, AttachError>>()?;
+            Ok(ChainFs::new(tree, layers, inner.metrics.clone()))
+        })?;
+        for layer in chain {
+            if let Ok(source) = inner.source_of(layer) {
+                source.used(&layer.opened());
+            }
+        }
+        Ok(path)
     }
 
     /// Owner of the root directory of an attached chain.
@@ -251,12 +324,24 @@ impl Layers {
     }
 
     /// Resolves the image's layers in parallel in the background.
-    fn resolve_ahead(&self, layers: &[Digest]) {
-        for &layer in layers {
+    fn resolve_ahead(&self, request: &LayerRequest) {
+        let others = request
+            .image_layers
+            .iter()
+            .filter(|layer| layer.digest != request.layer);
+        for layer in others {
             let inner = Arc::clone(&self.inner);
+            let wanted = Wanted {
+                blob: Blob {
+                    digest: layer.digest,
+                    reference: request.reference.clone(),
+                },
+                annotations: layer.annotations.clone(),
+            };
             self.inner.builds.later(move || {
-                if let Ok(found) = inner.sources.find(&layer) {
-                    inner.build(&layer, &found);
+                inner.sources.prepare(&wanted);
+                if let Ok(found) = inner.sources.find(&wanted) {
+                    inner.build(&wanted, &found);
                 }
             });
         }
@@ -269,7 +354,8 @@ impl Inner {
         if chain_id(parent, &EMPTY_LAYER) == request.chain_id {
             return self.claim_empty(request);
         }
-        let found = self.sources.find(&request.layer)?;
+        let wanted = request.wanted();
+        let found = self.sources.find(&wanted)?;
         if let Some(stated) = &found.located.diff_id
             && chain_id(parent, stated) != request.chain_id
         {
@@ -279,14 +365,14 @@ impl Inner {
                 chain_id: request.chain_id.to_string(),
             });
         }
-        let build = self.build(&request.layer, &found);
+        let build = self.build(&wanted, &found);
         // Most trees are there in a moment; a claim does not wait for the others.
         if let Some(build) = build {
             build.wait(Instant::now() + INODES_PATIENCE);
         }
-        let believed = request.diff_id.filter(|_| found.source.trusted());
+        let believed = request.diff_id.filter(|_| found.located.trusted);
         Ok(Claimed {
-            source: found.source.name().to_owned(),
+            source: found.located.source,
             inodes: self.trees.inodes(&found.tree),
             tree: found.tree,
             diff_id: found.located.diff_id.or(believed),
@@ -325,27 +411,28 @@ impl Inner {
     }
 
     /// Builds the tree in the background unless it is there.
-    fn build(self: &Arc<Self>, layer: &Digest, found: &Found) -> Option<Arc<Build>> {
+    fn build(self: &Arc<Self>, wanted: &Wanted, found: &Found) -> Option<Arc<Build>> {
         self.trees.want(&found.tree);
         if self.trees.contains(&found.tree) {
             return None;
         }
         let inner = Arc::clone(self);
-        let (layer, work) = (*layer, found.clone());
+        let (wanted, work) = (wanted.clone(), found.clone());
         Some(
             self.builds
-                .build(&found.tree, move || inner.build_now(&layer, &work)),
+                .build(&found.tree, move || inner.build_now(&wanted, &work)),
         )
     }
 
-    fn build_now(&self, layer: &Digest, found: &Found) -> Result<(), String> {
+    fn build_now(&self, wanted: &Wanted, found: &Found) -> Result<(), String> {
+        let layer = wanted.blob.digest;
         if self.trees.contains(&found.tree) {
             return Ok(());
         }
         let started = Instant::now();
         let built = found
             .source
-            .build(&found.located)
+            .build(wanted, &found.located)
             .map_err(|error| error.to_string())
             .and_then(|bytes| {
                 self.trees
@@ -362,7 +449,7 @@ impl Inner {
             Err(reason) => {
                 self.metrics.trees_failed.inc();
                 // Perhaps it is no longer what was found.
-                self.sources.forget(layer);
+                self.sources.forget(wanted);
                 tracing::warn!(%layer, reason, "tree cannot be built");
                 Err(reason)
             }
@@ -422,13 +509,20 @@ impl Inner {
         if let Some(tree) = self.trees.get(&layer.tree)? {
             return Ok(tree);
         }
+        // Mostly its claim has begun to build it.
+        if let Some(build) = self.builds.in_hand(&layer.tree)
+            && matches!(build.wait(deadline), Some(Outcome::Built))
+            && let Some(tree) = self.trees.get(&layer.tree)?
+        {
+            return Ok(tree);
+        }
         let source = self.source_of(layer)?;
         let failed = |cause| AttachError::Layer {
             layer: layer.layer.to_string(),
             cause,
         };
         let found = self.find_as_claimed(layer, source)?;
-        if let Some(build) = self.build(&layer.layer, &found) {
+        if let Some(build) = self.build(&layer.wanted(), &found) {
             match build.wait(deadline) {
                 Some(Outcome::Built) => {}
                 Some(Outcome::Failed(reason)) => {
@@ -461,16 +555,53 @@ impl Inner {
     ) -> Result<Found, AttachError> {
         // Past what is remembered: the repository may have moved on, and a tree is made from what
         // is there now.
-        let found = Sources::find_in(source, &layer.layer).map_err(|cause| AttachError::Layer {
-            layer: layer.layer.to_string(),
-            cause,
-        })?;
+        let found =
+            Sources::find_in(source, &layer.wanted()).map_err(|cause| AttachError::Layer {
+                layer: layer.layer.to_string(),
+                cause,
+            })?;
         found
             .filter(|found| found.tree == layer.tree)
             .ok_or_else(|| AttachError::Republished {
                 layer: layer.layer.to_string(),
                 source_name: layer.source.clone(),
             })
+    }
+}
+
+/// The sources of the configuration, each as what it can be.
+#[derive(Default)]
+struct Opening {
+    /// Layers unpacked in repositories.
+    layers: Vec<Arc<dyn LayerSource>>,
+    /// Blobs, in repositories and registries.
+    blobs: Vec<Arc<dyn BlobSource>>,
+}
+
+impl Opening {
+    fn add(&mut self, source: Source, own: &Arc<OwnMounts>, mounted_deadline: Duration) {
+        match source {
+            Source::Embedded(embedded) => {
+                let source = Arc::new(EmbeddedSource::new(embedded));
+                let blobs = RepositoryBlobs::new(Arc::clone(&source), source.name());
+                self.blobs.push(Arc::new(blobs));
+                self.layers.push(source);
+            }
+            Source::Mounted(mounted) => {
+                let source = MountedSource::new(mounted, Arc::clone(own), mounted_deadline);
+                let source = Arc::new(source);
+                let blobs = MountedBlobs::new(Arc::clone(&source), source.name());
+                self.blobs.push(Arc::new(blobs));
+                self.layers.push(source);
+            }
+            Source::Registry(FromRegistry {
+                client,
+                trust_without_diff_id,
+            }) => {
+                let blobs = RegistryBlobs::new(client, trust_without_diff_id);
+                self.blobs.push(Arc::new(blobs));
+            }
+        }
     }
 }
 
@@ -482,19 +613,15 @@ impl LayerSource for Empty {
         EMPTY_SOURCE
     }
 
-    fn trusted(&self) -> bool {
-        false
-    }
-
-    fn locate(&self, _: &Digest) -> Result<Option<Located>, SourceError> {
+    fn locate(&self, _: &Wanted) -> Result<Option<Located>, SourceError> {
         Ok(None)
     }
 
-    fn build(&self, _: &Located) -> Result<Vec<u8>, SourceError> {
+    fn build(&self, _: &Wanted, _: &Located) -> Result<Vec<u8>, SourceError> {
         Err(no_content())
     }
 
-    fn open(&self, _: &tree::Extent<'_>, _: u64, _: u64) -> Result<Opened, SourceError> {
+    fn open(&self, _: &Layer, _: &tree::Extent<'_>, _: u64, _: u64) -> Result<Opened, SourceError> {
         Err(no_content())
     }
 }

@@ -1,7 +1,8 @@
 //! Finds an image's layers where they already lie and makes chains of them appear at paths.
 //!
-//! * A [`Source`] — an embedded CVMFS repository, or a directory that somebody else's client keeps
-//!   mounted — locates a layer by its digest and yields its tree.
+//! * A [`Source`] — an embedded CVMFS repository, a directory that somebody else's client keeps
+//!   mounted, or the registries that images come from — locates a layer by its digest and yields its
+//!   tree. Repositories hold layers unpacked, or as blobs that are read piece by piece (eStargz).
 //! * [`Layers::claim`] answers whether a layer can be served without being pulled.
 //! * [`Layers::attach`] merges the trees of a chain and mounts the result: *attach a chain, get a
 //!   path*. [`Layers::detach`] ends it when nobody uses the chain any more.
@@ -22,6 +23,7 @@ mod chain_fs;
 mod content;
 mod embedded;
 mod error;
+mod estargz;
 mod implicit;
 mod inode_numbers;
 mod layers;
@@ -37,7 +39,8 @@ mod space;
 mod tree_store;
 
 pub use error::{AttachError, Refusal, SourceError};
-pub use layers::{ChainLayer, Claimed, Config, LayerRequest, Layers, Named, Removed};
-pub use metrics::Metrics;
+pub use estargz::Fetching;
+pub use layers::{ChainLayer, Claimed, Config, ImageLayer, LayerRequest, Layers, Named, Removed};
+pub use metrics::{LazyMetrics, Metrics};
 pub use repository_fs::{Ownership, RepositoryFs, RepositoryFsOptions};
-pub use source::{Embedded, Mounted, OpenRepository, Source};
+pub use source::{Embedded, FromRegistry, Mounted, OpenRepository, Source};

@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use image::Digest;
-
 use crate::builds::lock;
 use crate::error::{Refusal, SourceError};
-use crate::source::{LayerSource, Located};
+use crate::source::{LayerSource, Located, Wanted};
 use crate::tree_store::tree_key;
 
 /// A layer of an image is asked for again within seconds, by the next Prepare. Longer memory would
@@ -29,7 +27,7 @@ pub(crate) struct Found {
 /// The configured sources.
 pub(crate) struct Sources {
     sources: Vec<Arc<dyn LayerSource>>,
-    remembered: Mutex<HashMap<Digest, (Instant, Found)>>,
+    remembered: Mutex<HashMap<Wanted, (Instant, Found)>>,
 }
 
 impl Sources {
@@ -41,21 +39,24 @@ impl Sources {
     }
 
     pub(crate) fn named(&self, name: &str) -> Option<&Arc<dyn LayerSource>> {
-        self.sources.iter().find(|source| source.name() == name)
+        self.sources.iter().find(|source| source.is_named(name))
     }
 
     /// The first source that holds the layer. A source that fails does not hide the next one.
-    pub(crate) fn find(&self, layer: &Digest) -> Result<Found, Refusal> {
-        if let Some(found) = self.recall(layer) {
+    pub(crate) fn find(&self, wanted: &Wanted) -> Result<Found, Refusal> {
+        let layer = &wanted.blob.digest;
+        if let Some(found) = self.recall(wanted) {
             return Ok(found);
         }
         let mut failed: Option<SourceError> = None;
         for source in &self.sources {
-            match source.locate(layer) {
-                Ok(Some(located)) => return Ok(self.remember(layer, source, located)),
+            match source.locate(wanted) {
+                Ok(Some(located)) => return Ok(self.remember(wanted, source, located)),
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(%layer, %error, "a source failed, the next one is asked");
+                    if !matches!(error, SourceError::NoTocDigest { .. }) {
+                        tracing::warn!(%layer, %error, "a source failed, the next one is asked");
+                    }
                     failed.get_or_insert(error);
                 }
             }
@@ -71,29 +72,36 @@ impl Sources {
     /// Asks one source again, past what is remembered.
     pub(crate) fn find_in(
         source: &Arc<dyn LayerSource>,
-        layer: &Digest,
+        wanted: &Wanted,
     ) -> Result<Option<Found>, SourceError> {
-        let located = source.locate(layer)?;
+        let located = source.locate(wanted)?;
         Ok(located.map(|located| Found {
-            tree: tree_key(layer, &located.identity),
+            tree: tree_key(&wanted.blob.digest, &located.identity),
             source: Arc::clone(source),
             located,
         }))
     }
 
-    /// The next one who asks gets a fresh answer.
-    pub(crate) fn forget(&self, layer: &Digest) {
-        lock(&self.remembered).remove(layer);
+    /// Lets every source begin what finding the layer will need.
+    pub(crate) fn prepare(&self, wanted: &Wanted) {
+        for source in &self.sources {
+            source.prepare(wanted);
+        }
     }
 
-    fn recall(&self, layer: &Digest) -> Option<Found> {
+    /// The next one who asks gets a fresh answer.
+    pub(crate) fn forget(&self, wanted: &Wanted) {
+        lock(&self.remembered).remove(wanted);
+    }
+
+    fn recall(&self, wanted: &Wanted) -> Option<Found> {
         let remembered = lock(&self.remembered);
-        let (at, found) = remembered.get(layer)?;
+        let (at, found) = remembered.get(wanted)?;
         (at.elapsed() < REMEMBER).then(|| found.clone())
     }
 
-    fn remember(&self, layer: &Digest, source: &Arc<dyn LayerSource>, located: Located) -> Found {
-        let tree = tree_key(layer, &located.identity);
+    fn remember(&self, wanted: &Wanted, source: &Arc<dyn LayerSource>, located: Located) -> Found {
+        let tree = tree_key(&wanted.blob.digest, &located.identity);
         let found = Found {
             source: Arc::clone(source),
             located,
@@ -103,7 +111,7 @@ impl Sources {
         if remembered.len() >= MAX_REMEMBERED {
             remembered.clear();
         }
-        remembered.insert(*layer, (Instant::now(), found.clone()));
+        remembered.insert(wanted.clone(), (Instant::now(), found.clone()));
         found
     }
 }

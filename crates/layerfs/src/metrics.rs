@@ -21,6 +21,107 @@ pub struct Metrics {
     pub chains: Gauge,
     /// Reads answered with EIO because the content could not be had or did not verify.
     pub failed_reads: Counter,
+    /// Layers that are read piece by piece.
+    pub lazy: LazyMetrics,
+}
+
+/// Figures of layers that are read piece by piece.
+#[derive(Debug, Clone, Default)]
+pub struct LazyMetrics {
+    /// Reads of blobs in registries: each one range, or several in one request.
+    pub requests: Counter,
+    /// Compressed bytes that came by them.
+    pub fetched_bytes: Counter,
+    /// Chunks verified and put into the cache.
+    pub fetched_chunks: Counter,
+    /// Chunks that were not what their TOC says, by source.
+    pub corrupt_chunks: Counter,
+    /// TOCs that were not what their image says, or malformed.
+    pub bad_tocs: Counter,
+    /// Reads that a later source answered after an earlier one had failed.
+    pub failovers: Counter,
+    /// Chunks of marked files, fetched before anybody asked.
+    pub prefetched_chunks: Counter,
+    /// Steps of prefetching that wait.
+    pub prefetch_steps: Gauge,
+    /// Chunks of all other files, fetched in the background.
+    pub background_chunks: Counter,
+    /// Layers that the background has not fetched whole yet.
+    pub layers_behind: Gauge,
+    /// Layers fetched and unpacked by ourselves.
+    pub unpacked_layers: Counter,
+    /// Compressed bytes of these.
+    pub unpacked_bytes: Counter,
+}
+
+impl LazyMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let counters = [
+            (
+                "lazy_requests",
+                "Reads of parts of blobs in registries",
+                &self.requests,
+            ),
+            (
+                "lazy_fetched_bytes",
+                "Compressed bytes of parts of blobs",
+                &self.fetched_bytes,
+            ),
+            (
+                "lazy_fetched_chunks",
+                "Chunks of files verified and cached",
+                &self.fetched_chunks,
+            ),
+            (
+                "lazy_corrupt_chunks",
+                "Chunks that were not what their TOC says",
+                &self.corrupt_chunks,
+            ),
+            (
+                "lazy_bad_tocs",
+                "Tables of contents that were refused",
+                &self.bad_tocs,
+            ),
+            (
+                "lazy_failovers",
+                "Reads answered by a later source",
+                &self.failovers,
+            ),
+            (
+                "lazy_prefetched_chunks",
+                "Chunks of files marked for prefetching",
+                &self.prefetched_chunks,
+            ),
+            (
+                "lazy_background_chunks",
+                "Chunks fetched in the background",
+                &self.background_chunks,
+            ),
+            (
+                "unpacked_layers",
+                "Layers fetched and unpacked by the daemon",
+                &self.unpacked_layers,
+            ),
+            (
+                "unpacked_bytes",
+                "Compressed bytes of unpacked layers",
+                &self.unpacked_bytes,
+            ),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
+        registry.register(
+            "lazy_prefetch_steps",
+            "Steps of prefetching that wait",
+            self.prefetch_steps.clone(),
+        );
+        registry.register(
+            "lazy_layers_behind",
+            "Layers that the background has not fetched whole yet",
+            self.layers_behind.clone(),
+        );
+    }
 }
 
 impl Metrics {
@@ -58,5 +159,6 @@ impl Metrics {
             registry.register(name, help, counter.clone());
         }
         registry.register("chains", "Chains mounted now", self.chains.clone());
+        self.lazy.register(registry);
     }
 }

@@ -19,7 +19,7 @@ use crate::error::SourceError;
 use crate::implicit::{self, Time};
 use crate::own_mounts::OwnMounts;
 use crate::patience::{NoAnswer, Patience, Pulse};
-use crate::source::{LayerSource, Located, Mounted, Opened};
+use crate::source::{Layer, LayerSource, Located, Mounted, Opened, Wanted};
 
 /// Bounds of a walk: a directory of somebody else's may hold anything.
 const MAX_ENTRIES: usize = 4_000_000;
@@ -34,7 +34,6 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// but by threads that may be lost.
 pub(crate) struct MountedSource {
     repository: Arc<MountedRepository>,
-    trusted: bool,
     patience: Patience,
 }
 
@@ -45,16 +44,40 @@ impl MountedSource {
             directory: mounted.directory,
             own_mounts,
             catalogs: CatalogWatch::default(),
+            trusted: mounted.trust_without_diff_id,
         };
         Self {
             repository: Arc::new(repository),
-            trusted: mounted.trust_without_diff_id,
             patience: Patience::new(deadline, ASK_AGAIN_AFTER),
         }
     }
 
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.repository.trusted
+    }
+
+    /// Length of a file below the repository's root; `None` if there is none.
+    pub(crate) fn file_length(&self, below: PathBuf) -> Result<Option<u64>, SourceError> {
+        self.repository.refuse_own(&self.repository.directory)?;
+        self.ask(move |repository, _| repository.file_length(&below))
+    }
+
+    /// Bytes of such a file, fewer only if it is shorter.
+    pub(crate) fn file_range(
+        &self,
+        below: PathBuf,
+        offset: u64,
+        length: u64,
+    ) -> Result<Vec<u8>, SourceError> {
+        self.ask(move |repository, _| {
+            let path = repository.directory.join(&below);
+            let bytes = open_regular(&path).and_then(|file| read_range(&file, offset, length));
+            bytes.map_err(|error| repository.unavailable(&path, &error))
+        })
+    }
+
     /// Looks into the repository, with a deadline.
-    fn ask<T: Send + 'static>(
+    pub(crate) fn ask<T: Send + 'static>(
         &self,
         work: impl FnOnce(&MountedRepository, &Pulse) -> Result<T, SourceError> + Send + 'static,
     ) -> Result<T, SourceError> {
@@ -66,11 +89,12 @@ impl MountedSource {
 }
 
 /// The directory itself. May hang wherever it touches it.
-struct MountedRepository {
+pub(crate) struct MountedRepository {
     name: String,
     directory: PathBuf,
     own_mounts: Arc<OwnMounts>,
     catalogs: CatalogWatch,
+    trusted: bool,
 }
 
 impl MountedRepository {
@@ -129,6 +153,8 @@ impl MountedRepository {
         self.refuse_claimed_ownership(&files)?;
         let statement = self.statement(layout, layer)?;
         Ok(Some(Located {
+            source: self.name.clone(),
+            trusted: self.trusted,
             identity: self.identity(&files, &root),
             path,
             diff_id: statement.map(|statement| statement.diff_id),
@@ -230,17 +256,13 @@ impl LayerSource for MountedSource {
         &self.repository.name
     }
 
-    fn trusted(&self) -> bool {
-        self.trusted
-    }
-
-    fn locate(&self, layer: &Digest) -> Result<Option<Located>, SourceError> {
+    fn locate(&self, wanted: &Wanted) -> Result<Option<Located>, SourceError> {
         self.repository.refuse_own(&self.repository.directory)?;
-        let layer = *layer;
+        let layer = wanted.blob.digest;
         self.ask(move |repository, _| repository.locate(&layer))
     }
 
-    fn build(&self, located: &Located) -> Result<Vec<u8>, SourceError> {
+    fn build(&self, _: &Wanted, located: &Located) -> Result<Vec<u8>, SourceError> {
         self.repository.refuse_own(&self.repository.directory)?;
         let located = located.clone();
         self.ask(move |repository, pulse| repository.build(&located, pulse))
@@ -248,6 +270,7 @@ impl LayerSource for MountedSource {
 
     fn open(
         &self,
+        _: &Layer,
         extent: &tree::Extent<'_>,
         skip: u64,
         wanted: u64,
@@ -283,6 +306,17 @@ impl MountedRepository {
         walk.builder
             .finish()
             .map_err(|cause| self.tree_error(cause))
+    }
+
+    fn file_length(&self, below: &Path) -> Result<Option<u64>, SourceError> {
+        self.refuse_linked_own()?;
+        let path = self.directory.join(below);
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => Ok(Some(metadata.len())),
+            Ok(_) => Err(self.corrupt(format!("{} is not a file", path.display()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.unavailable(&path, &error)),
+        }
     }
 
     /// Bytes of a file that a tree refers to, fewer only if the file is shorter.
@@ -550,6 +584,7 @@ fn read_bounded(path: &Path, limit: usize) -> std::io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::Blob;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use tree::Tree;
 
@@ -570,6 +605,23 @@ mod tests {
         (root, files, layer)
     }
 
+    fn wanted(layer: Digest) -> Wanted {
+        Wanted {
+            blob: opened(layer).blob,
+            annotations: [].into(),
+        }
+    }
+
+    fn opened(digest: Digest) -> Layer {
+        Layer {
+            blob: Blob {
+                digest,
+                reference: None,
+            },
+            tree: String::new(),
+        }
+    }
+
     fn own(chains: impl Into<PathBuf>) -> Arc<OwnMounts> {
         Arc::new(OwnMounts::new(chains.into()))
     }
@@ -586,9 +638,9 @@ mod tests {
     fn a_directory_becomes_a_tree_and_its_files_are_read_through() {
         let (root, _, layer) = fixture();
         let source = source(root.path());
-        let located = source.locate(&layer).unwrap().expect("there");
+        let located = source.locate(&wanted(layer)).unwrap().expect("there");
         assert_eq!(located.diff_id, None);
-        let tree = Tree::parse(source.build(&located).unwrap()).unwrap();
+        let tree = Tree::parse(source.build(&wanted(layer), &located).unwrap()).unwrap();
         let tool = tree.lookup_path(b"bin/tool").unwrap();
         assert_eq!(tree.lookup_path(b"bin/alias"), Some(tool));
         assert_eq!(
@@ -600,10 +652,10 @@ mod tests {
             b"tool"
         );
         let extent = tree.extent_at(tool, 0).unwrap();
-        for (skip, wanted, expected) in [(0, 4, &b"tool"[..]), (1, 2, b"oo"), (3, 9, b"l")] {
-            match source.open(&extent, skip, wanted).unwrap() {
+        for (skip, length, expected) in [(0, 4, &b"tool"[..]), (1, 2, b"oo"), (3, 9, b"l")] {
+            match source.open(&opened(layer), &extent, skip, length).unwrap() {
                 Opened::Bytes(bytes) => assert_eq!(bytes, expected),
-                Opened::Object(_) => panic!("not from a cache"),
+                Opened::Object(_) | Opened::File(..) => panic!("not from a cache"),
             }
         }
     }
@@ -612,14 +664,14 @@ mod tests {
     fn a_changed_file_is_not_served() {
         let (root, files, layer) = fixture();
         let source = source(root.path());
-        let located = source.locate(&layer).unwrap().unwrap();
-        let tree = Tree::parse(source.build(&located).unwrap()).unwrap();
+        let located = source.locate(&wanted(layer)).unwrap().unwrap();
+        let tree = Tree::parse(source.build(&wanted(layer), &located).unwrap()).unwrap();
         fs::write(files.join("bin/tool"), b"evil, and longer").unwrap();
         let extent = tree
             .extent_at(tree.lookup_path(b"bin/tool").unwrap(), 0)
             .unwrap();
         assert!(matches!(
-            source.open(&extent, 0, 4),
+            source.open(&opened(layer), &extent, 0, 4),
             Err(SourceError::Changed { .. })
         ));
     }
@@ -627,12 +679,12 @@ mod tests {
     #[test]
     fn an_empty_mount_point_is_unavailable_and_not_a_miss() {
         let empty = tempfile::tempdir().unwrap();
-        let missed = source(empty.path()).locate(&Digest::of(LAYER));
+        let missed = source(empty.path()).locate(&wanted(Digest::of(LAYER)));
         assert!(matches!(missed, Err(SourceError::Unavailable { .. })));
         let (root, ..) = fixture();
         assert!(
             source(root.path())
-                .locate(&Digest::of(b"another"))
+                .locate(&wanted(Digest::of(b"another")))
                 .unwrap()
                 .is_none()
         );
@@ -647,7 +699,7 @@ mod tests {
         };
         let source = MountedSource::new(mounted, own(root.path()), DEADLINE);
         assert!(matches!(
-            source.locate(&layer),
+            source.locate(&wanted(layer)),
             Err(SourceError::OwnMount { .. })
         ));
     }
@@ -662,7 +714,7 @@ mod tests {
         for path in [root.path().to_owned(), files.clone(), files.join("bin")] {
             std::os::unix::fs::chown(path, Some(990), Some(990)).unwrap();
         }
-        let error = source(root.path()).locate(&layer).unwrap_err();
+        let error = source(root.path()).locate(&wanted(layer)).unwrap_err();
         assert!(
             error.to_string().contains("CVMFS_CLAIM_OWNERSHIP=no"),
             "{error}"

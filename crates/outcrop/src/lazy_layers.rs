@@ -94,7 +94,9 @@ impl LazyLayers for NodeLayers {
             chain_id: digest(&request.snapshot_ref)?,
             parent_chain_id: request.parent_chain_id.as_deref().map(digest).transpose()?,
             diff_id: request.diff_id,
-            image_layers: request.image_layers.clone(),
+            annotations: [].into(),
+            reference: None,
+            image_layers: request.image_layers.iter().map(|&one| one.into()).collect(),
         };
         let claimed = self
             .layers
@@ -137,6 +139,8 @@ fn layers(chain: &[ChainLayer]) -> Vec<layerfs::ChainLayer> {
             layer: layer.layer,
             tree: layer.tree.clone(),
             source: layer.source.clone(),
+            reference: None,
+            annotations: [].into(),
         })
         .collect()
 }
@@ -155,6 +159,7 @@ fn refusal(error: layerfs::Refusal, request: &layerfs::LayerRequest) -> Refusal 
             SourceError::Changed { .. } | SourceError::Tree { .. } => {
                 Refusal::Unsupported(error.to_string())
             }
+            SourceError::NoTocDigest { .. } => Refusal::Unsupported(error.to_string()),
             SourceError::OwnMount { .. } => Refusal::Unsupported(error.to_string()),
         },
     }

@@ -200,7 +200,9 @@ fn the_empty_layer_needs_no_source() {
         chain_id: EMPTY_LAYER,
         parent_chain_id: None,
         diff_id: None,
-        image_layers: vec![blob],
+        image_layers: vec![blob.into()],
+        reference: None,
+        annotations: [].into(),
     };
     let claimed = node.claim(&request).unwrap();
     assert_eq!(
@@ -228,6 +230,8 @@ fn the_empty_layer_needs_no_source() {
         layer: blob,
         tree: claimed.tree,
         source: claimed.source,
+        reference: None,
+        annotations: [].into(),
     });
     // Even when its tree is lost.
     for tree in world.tree_files() {

@@ -78,6 +78,8 @@ fn a_chain_of_the_real_publishers_layers_is_its_flat_image() {
             parent_chain_id: parent,
             diff_id: None,
             image_layers: vec![],
+            reference: None,
+            annotations: [].into(),
         };
         let claimed = node.claim(&request).unwrap();
         assert_eq!(claimed.diff_id, Some(diff_id));
@@ -85,6 +87,8 @@ fn a_chain_of_the_real_publishers_layers_is_its_flat_image() {
             layer: request.layer,
             tree: claimed.tree,
             source: claimed.source,
+            reference: None,
+            annotations: [].into(),
         });
         parent = Some(request.chain_id);
     }

@@ -5,9 +5,12 @@
 
 mod attach;
 mod claim;
+mod estargz;
+mod estargz_faults;
 mod faults;
 mod fixture;
 mod hung;
+mod lazy;
 mod merge;
 mod model;
 mod mounted;

@@ -261,6 +261,8 @@ fn refuses_own(node: &Layers, directory: &std::path::Path) -> bool {
         layer: crate::world::parsed(&image()[0].digest),
         tree: "0".repeat(64),
         source: format!("mounted:{}", directory.display()),
+        reference: None,
+        annotations: [].into(),
     };
     match node.attach(&[layer]) {
         Err(layerfs::AttachError::Layer { cause, .. }) => {

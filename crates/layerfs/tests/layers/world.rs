@@ -139,6 +139,10 @@ impl World {
             tree_grace: Duration::ZERO,
             mounted_deadline: Duration::from_secs(30),
             cache: Some(self.cache()),
+            fetching: layerfs::Fetching {
+                prefetch: false,
+                background: false,
+            },
         }
     }
 
@@ -174,6 +178,10 @@ impl World {
             }),
             trust_without_diff_id,
         })
+    }
+
+    pub(crate) fn handle(&self) -> tokio::runtime::Handle {
+        self.runtime.handle().clone()
     }
 
     pub(crate) fn cache(&self) -> Arc<cache::Cache> {
@@ -265,7 +273,12 @@ pub(crate) fn requests(layers: &[LayerBlob]) -> Vec<LayerRequest> {
             chain_id: chain,
             parent_chain_id: parent,
             diff_id: Some(parsed(&layer.diff_id)),
-            image_layers: image_layers[number..].to_vec(),
+            annotations: [].into(),
+            reference: None,
+            image_layers: image_layers[number..]
+                .iter()
+                .map(|&digest| digest.into())
+                .collect(),
         });
         parent = Some(chain);
     }
@@ -277,6 +290,8 @@ pub(crate) fn link(layer: &LayerBlob, claimed: &Claimed) -> ChainLayer {
         layer: parsed(&layer.digest),
         tree: claimed.tree.clone(),
         source: claimed.source.clone(),
+        reference: None,
+        annotations: [].into(),
     }
 }
 

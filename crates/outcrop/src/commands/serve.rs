@@ -66,6 +66,10 @@ fn layers(
         tree_grace: TREE_GRACE,
         mounted_deadline: config.mounted_deadline,
         cache: Some(Arc::clone(cache)),
+        fetching: layerfs::Fetching {
+            prefetch: true,
+            background: false,
+        },
     };
     let layers = Layers::open(settings, sources).map_err(|error| {
         Error::new(Kind::Unavailable, "cannot open the layers' state")
