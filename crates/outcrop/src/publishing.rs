@@ -3,3 +3,4 @@
 pub mod backend;
 pub mod failure;
 pub mod registries;
+pub mod table;
