@@ -56,61 +56,72 @@ pub struct LazyMetrics {
 
 impl LazyMetrics {
     fn register(&self, registry: &mut Registry) {
-        let counters = [
-            (
-                "lazy_requests",
-                "Reads of parts of blobs in registries",
-                &self.requests,
-            ),
-            (
-                "lazy_fetched_bytes",
-                "Compressed bytes of parts of blobs",
-                &self.fetched_bytes,
-            ),
-            (
-                "lazy_fetched_chunks",
-                "Chunks of files verified and cached",
-                &self.fetched_chunks,
-            ),
-            (
-                "lazy_corrupt_chunks",
-                "Chunks that were not what their TOC says",
-                &self.corrupt_chunks,
-            ),
-            (
-                "lazy_bad_tocs",
-                "Tables of contents that were refused",
-                &self.bad_tocs,
-            ),
-            (
-                "lazy_failovers",
-                "Reads answered by a later source",
-                &self.failovers,
-            ),
-            (
-                "lazy_prefetched_chunks",
-                "Chunks of files marked for prefetching",
-                &self.prefetched_chunks,
-            ),
-            (
-                "lazy_background_chunks",
-                "Chunks fetched in the background",
-                &self.background_chunks,
-            ),
-            (
-                "unpacked_layers",
-                "Layers fetched and unpacked by the daemon",
-                &self.unpacked_layers,
-            ),
-            (
-                "unpacked_bytes",
-                "Compressed bytes of unpacked layers",
-                &self.unpacked_bytes,
-            ),
-        ];
-        for (name, help, counter) in counters {
+        self.register_reads(registry);
+        self.register_ahead(registry);
+    }
+
+    /// What readers caused.
+    fn register_reads(&self, registry: &mut Registry) {
+        let mut add = |name: &str, help: &str, counter: &Counter| {
             registry.register(name, help, counter.clone());
-        }
+        };
+        add(
+            "lazy_requests",
+            "Reads of parts of blobs in registries",
+            &self.requests,
+        );
+        add(
+            "lazy_fetched_bytes",
+            "Compressed bytes of parts of blobs",
+            &self.fetched_bytes,
+        );
+        add(
+            "lazy_fetched_chunks",
+            "Chunks of files verified and cached",
+            &self.fetched_chunks,
+        );
+        add(
+            "lazy_corrupt_chunks",
+            "Chunks that were not what their TOC says",
+            &self.corrupt_chunks,
+        );
+        add(
+            "lazy_bad_tocs",
+            "Tables of contents that were refused",
+            &self.bad_tocs,
+        );
+        add(
+            "lazy_failovers",
+            "Reads answered by a later source",
+            &self.failovers,
+        );
+    }
+
+    /// What was done before anybody asked.
+    fn register_ahead(&self, registry: &mut Registry) {
+        let mut add = |name: &str, help: &str, counter: &Counter| {
+            registry.register(name, help, counter.clone());
+        };
+        add(
+            "lazy_prefetched_chunks",
+            "Chunks of files marked for prefetching",
+            &self.prefetched_chunks,
+        );
+        add(
+            "lazy_background_chunks",
+            "Chunks fetched in the background",
+            &self.background_chunks,
+        );
+        add(
+            "unpacked_layers",
+            "Layers fetched and unpacked by the daemon",
+            &self.unpacked_layers,
+        );
+        add(
+            "unpacked_bytes",
+            "Compressed bytes of unpacked layers",
+            &self.unpacked_bytes,
+        );
         registry.register(
             "lazy_prefetch_steps",
             "Steps of prefetching that wait",

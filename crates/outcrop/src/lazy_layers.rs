@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use image::Digest;
+use image::{Digest, Reference};
 use layerfs::{Layers, Named, SourceError};
 use snapshotter::{AttachError, ChainLayer, ClaimRequest, Claimed, LazyLayers, Refusal, Snapshot};
 
@@ -94,9 +94,9 @@ impl LazyLayers for NodeLayers {
             chain_id: digest(&request.snapshot_ref)?,
             parent_chain_id: request.parent_chain_id.as_deref().map(digest).transpose()?,
             diff_id: request.diff_id,
-            annotations: [].into(),
-            reference: None,
-            image_layers: request.image_layers.iter().map(|&one| one.into()).collect(),
+            annotations: request.annotations.clone(),
+            reference: reference(request.image_reference.as_deref()),
+            image_layers: request.image_layers.iter().map(image_layer).collect(),
         };
         let claimed = self
             .layers
@@ -139,10 +139,25 @@ fn layers(chain: &[ChainLayer]) -> Vec<layerfs::ChainLayer> {
             layer: layer.layer,
             tree: layer.tree.clone(),
             source: layer.source.clone(),
-            reference: None,
-            annotations: [].into(),
+            reference: reference(layer.reference.as_deref()),
+            annotations: layer.annotations.clone(),
         })
         .collect()
+}
+
+fn image_layer(layer: &snapshotter::ImageLayer) -> layerfs::ImageLayer {
+    layerfs::ImageLayer {
+        digest: layer.digest,
+        annotations: layer.annotations.clone(),
+    }
+}
+
+/// A name that is none costs the registry as a source, nothing else.
+fn reference(text: Option<&str>) -> Option<Reference> {
+    let text = text?;
+    text.parse()
+        .inspect_err(|error| tracing::warn!(image = text, %error, "no registry can be asked"))
+        .ok()
 }
 
 fn refusal(error: layerfs::Refusal, request: &layerfs::LayerRequest) -> Refusal {
@@ -159,7 +174,7 @@ fn refusal(error: layerfs::Refusal, request: &layerfs::LayerRequest) -> Refusal 
             SourceError::Changed { .. } | SourceError::Tree { .. } => {
                 Refusal::Unsupported(error.to_string())
             }
-            SourceError::NoTocDigest { .. } => Refusal::Unsupported(error.to_string()),
+            SourceError::NoTocDigest { .. } => Refusal::NoTocDigest(error.to_string()),
             SourceError::OwnMount { .. } => Refusal::Unsupported(error.to_string()),
         },
     }
@@ -190,6 +205,8 @@ mod tests {
             tree: tree.to_owned(),
             source: "empty".to_owned(),
             diff_id: None,
+            reference: None,
+            annotations: [].into(),
         };
         Snapshot {
             id,

@@ -1,13 +1,15 @@
 //! The remote flow: is the layer that containerd wants to fetch there already?
 
+use std::cell::OnceCell;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Instant;
 
 use image::{Digest, EMPTY_LAYER, chain_id};
 
 use crate::Error;
 use crate::labels::{self, LayerHint};
-use crate::layers::{ChainLayer, ClaimRequest, Claimed, Refusal};
+use crate::layers::{Annotations, ChainLayer, ClaimRequest, Claimed, ImageLayer, Refusal};
 use crate::metrics::ClaimOutcome;
 use crate::single_flight::{Outcome, Role, SingleFlight};
 use crate::snapshotter::{NewRequest, Snapshotter};
@@ -31,13 +33,33 @@ struct Wanted<'a> {
     parent: Option<&'a Snapshot>,
     hint: LayerHint,
     namespace: Option<&'a str>,
+    /// What containerd's content store says of the layer that the labels name, once it was asked.
+    stated: OnceCell<Option<Candidate>>,
 }
 
 /// A blob that may be the layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) layer: Digest,
-    pub(crate) image_layers: Vec<Digest>,
+    /// Layers of the image, shared by all its candidates.
+    pub(crate) image: Arc<[ImageLayer]>,
+    /// Where this one and those that follow begin in it.
+    pub(crate) index: usize,
+    /// A repository that has the image.
+    pub(crate) reference: Option<String>,
+}
+
+impl Candidate {
+    fn image_layers(&self) -> &[ImageLayer] {
+        self.image.get(self.index..).unwrap_or_default()
+    }
+
+    /// What the manifest says of the layer itself.
+    fn annotations(&self) -> Annotations {
+        let own = self.image_layers().first();
+        let own = own.filter(|own| own.digest == self.layer);
+        own.map(|own| own.annotations.clone()).unwrap_or_default()
+    }
 }
 
 /// Where the layer stands in the image, as chainIDs.
@@ -62,6 +84,7 @@ impl Snapshotter {
             parent,
             hint,
             namespace,
+            stated: OnceCell::new(),
         };
         let (outcome, result) = match self.share_or_fly(&wanted) {
             Ok((outcome, name)) => (outcome, Ok(name)),
@@ -118,7 +141,7 @@ impl Snapshotter {
             .map_err(internal)?;
         Ok(found
             .into_iter()
-            .find(|snapshot| wanted.may_have(snapshot))
+            .find(|snapshot| self.may_have(wanted, snapshot))
             .map(|snapshot| snapshot.name))
     }
 
@@ -154,8 +177,45 @@ impl Snapshotter {
                     self.try_all(wanted, &position, diff_id, &others, &mut tried)
                 }
             }
+            Err(Refusal::NotFound | Refusal::NoTocDigest(_)) if wanted.hint.layer.is_some() => {
+                self.try_with_all(wanted, &position, diff_id, &candidates)
+            }
             other => other,
         }
+    }
+
+    /// Again, with what the manifest says beyond the labels.
+    fn try_with_all(
+        &self,
+        wanted: &Wanted<'_>,
+        position: &Position,
+        diff_id: Option<Digest>,
+        labelled: &[Candidate],
+    ) -> Result<String, Refusal> {
+        let stated = self.stated(wanted);
+        let candidate = stated.or(labelled.first()).ok_or(Refusal::UnknownLayer)?;
+        self.try_one(wanted, position, diff_id, candidate, true)
+    }
+
+    /// The layer that the labels name, as its manifest in containerd's content store has it.
+    fn stated<'a>(&self, wanted: &'a Wanted<'_>) -> Option<&'a Candidate> {
+        let found = wanted.stated.get_or_init(|| {
+            let (content, namespace) = (self.content.as_ref()?, wanted.namespace?);
+            let target = wanted.snapshot_ref.parse().ok()?;
+            let (found, _) = content.lookup(namespace, &target).ok()?;
+            found
+                .into_iter()
+                .find(|one| Some(one.layer) == wanted.hint.layer)
+        });
+        found.as_ref()
+    }
+
+    fn may_have(&self, wanted: &Wanted<'_>, snapshot: &Snapshot) -> bool {
+        wanted.may_have(snapshot, || {
+            self.stated(wanted)
+                .map(Candidate::annotations)
+                .unwrap_or_default()
+        })
     }
 
     fn try_all(
@@ -169,7 +229,9 @@ impl Snapshotter {
         let mut first_refusal = None;
         for candidate in candidates {
             tried.push(candidate.layer);
-            match self.try_one(wanted, position, diff_id, candidate) {
+            // What comes from the content store is all that there is.
+            let complete = wanted.hint.layer.is_none();
+            match self.try_one(wanted, position, diff_id, candidate, complete) {
                 Ok(name) => return Ok(name),
                 Err(refusal) => {
                     first_refusal.get_or_insert(refusal);
@@ -185,26 +247,44 @@ impl Snapshotter {
         position: &Position,
         diff_id: Option<Digest>,
         candidate: &Candidate,
+        complete: bool,
     ) -> Result<String, Refusal> {
+        let mut annotations = candidate.annotations();
+        annotations.extend(wanted.hint.annotations.clone());
+        let reference = wanted.hint.image_reference.clone();
+        let reference = reference.or_else(|| candidate.reference.clone());
         let claimed = self.layers.claim(&ClaimRequest {
             snapshot_ref: wanted.snapshot_ref.to_owned(),
             parent_chain_id: position.below.map(|below| below.to_string()),
             layer: candidate.layer,
+            annotations: annotations.clone(),
             diff_id,
-            image_layers: candidate.image_layers.clone(),
-            image_reference: wanted.hint.image_reference.clone(),
+            image_layers: candidate.image_layers().to_vec(),
+            complete,
+            image_reference: reference.clone(),
             namespace: wanted.namespace.unwrap_or_default().to_owned(),
         })?;
         position.check(&claimed)?;
         let private = self.is_private(wanted, &claimed)?;
-        self.record(wanted, candidate.layer, claimed, private)
+        let layer = ChainLayer {
+            layer: candidate.layer,
+            tree: claimed.tree,
+            source: claimed.source,
+            diff_id: claimed.diff_id,
+            reference,
+            annotations,
+        };
+        let usage = Usage {
+            size: claimed.size,
+            inodes: claimed.inodes,
+        };
+        self.record(wanted, layer, usage, private)
     }
 
     /// Whether the chainID is not earned. Such a layer is refused where another namespace holds the same chainID
     /// without proof: containerd would take the first one that a list shows.
     fn is_private(&self, wanted: &Wanted<'_>, claimed: &Claimed) -> Result<bool, Refusal> {
-        let believed =
-            claimed.diff_id.is_some() || self.config.trusted_sources.contains(&claimed.source);
+        let believed = claimed.diff_id.is_some() || self.config.trusts(&claimed.source);
         let parent_private = wanted
             .parent
             .and_then(|parent| parent.claim.as_ref())
@@ -217,7 +297,7 @@ impl Snapshotter {
             .records
             .with_ref(wanted.snapshot_ref, &wanted.request.parent)
             .map_err(internal)?;
-        if rivals.iter().any(|rival| !wanted.may_have(rival)) {
+        if rivals.iter().any(|rival| !self.may_have(wanted, rival)) {
             Err(Refusal::UnprovenChainId)
         } else {
             Ok(true)
@@ -227,22 +307,12 @@ impl Snapshotter {
     fn record(
         &self,
         wanted: &Wanted<'_>,
-        layer: Digest,
-        claimed: Claimed,
+        layer: ChainLayer,
+        usage: Usage,
         private: bool,
     ) -> Result<String, Refusal> {
         let id = self.directories.next_id();
         let name = wanted.name(id, private);
-        let usage = Usage {
-            size: claimed.size,
-            inodes: claimed.inodes,
-        };
-        let layer = ChainLayer {
-            layer,
-            tree: claimed.tree,
-            source: claimed.source,
-            diff_id: claimed.diff_id,
-        };
         let claim = Claim {
             layer,
             private,
@@ -272,24 +342,17 @@ impl Snapshotter {
         diff_id: Option<&Digest>,
         freshness: Freshness,
     ) -> Result<(Vec<Candidate>, bool), Refusal> {
-        let image_layers = wanted.hint.image_layers.clone();
+        let labelled = |layer| Candidate {
+            layer,
+            image: wanted.hint.image(),
+            index: 0,
+            reference: None,
+        };
         if let Some(layer) = wanted.hint.layer {
-            return Ok((
-                vec![Candidate {
-                    layer,
-                    image_layers,
-                }],
-                true,
-            ));
+            return Ok((vec![labelled(layer)], true));
         }
         if diff_id == Some(&EMPTY_LAYER) {
-            return Ok((
-                vec![Candidate {
-                    layer: EMPTY_LAYER,
-                    image_layers,
-                }],
-                true,
-            ));
+            return Ok((vec![labelled(EMPTY_LAYER)], true));
         }
         let (Some(content), Some(namespace)) = (&self.content, wanted.namespace) else {
             return Err(Refusal::UnknownLayer);
@@ -321,7 +384,8 @@ enum Freshness {
 }
 
 impl Wanted<'_> {
-    fn may_have(&self, snapshot: &Snapshot) -> bool {
+    /// `stated` says what the manifest says of the layer beyond the labels; it is asked only where that matters.
+    fn may_have(&self, snapshot: &Snapshot, stated: impl Fn() -> Annotations) -> bool {
         match &snapshot.claim {
             None => true,
             // Labels can be updated, names cannot.
@@ -331,8 +395,20 @@ impl Wanted<'_> {
                 self.namespace
                     .is_some_and(|namespace| namespace == claim.namespace)
                     && self.hint.layer == Some(claim.layer.layer)
+                    && self.is_verified_as(&claim.layer.annotations, stated)
             }
         }
+    }
+
+    /// Whether this layer would be verified by the same digests.
+    fn is_verified_as(&self, claimed: &Annotations, stated: impl Fn() -> Annotations) -> bool {
+        let differs = |own: &Annotations| claimed != own;
+        if !differs(&self.hint.annotations) {
+            return true;
+        }
+        let mut own = stated();
+        own.extend(self.hint.annotations.clone());
+        !differs(&own)
     }
 
     /// Whether a leader's refusal answers this call, too. What it found, the records show.

@@ -16,7 +16,7 @@ pub struct Config {
     pub root: PathBuf,
     /// containerd's own socket, to find a layer's digest where no label names it; `None` = labels only.
     pub containerd_socket: Option<PathBuf>,
-    /// Sources ([`crate::Claimed::source`], exactly) believed without a diffID that leads to the chainID.
+    /// Sources ([`crate::Claimed::source`]; exactly, or all that begin with one that ends with a colon) believed without a diffID that leads to the chainID.
     pub trusted_sources: Vec<String>,
     /// Longest time to ask containerd's content store for one layer.
     pub content_deadline: Duration,
@@ -33,6 +33,13 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether a source is believed without a diffID that leads to the chainID.
+    pub(crate) fn trusts(&self, source: &str) -> bool {
+        self.trusted_sources.iter().any(|trusted| {
+            source == trusted || trusted.ends_with(':') && source.starts_with(trusted.as_str())
+        })
+    }
+
     /// The usual settings for the state directory `root`.
     pub fn new(root: PathBuf, now: Clock) -> Self {
         Self {

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -19,9 +19,13 @@ use tonic::transport::{Channel, Endpoint};
 use crate::api::content::content_client::ContentClient;
 use crate::api::content::{Info, ListContentRequest, ReadContentRequest};
 use crate::claim::Candidate;
+use crate::labels::lazy_annotations;
+use crate::layers::ImageLayer;
 
 /// A blob with this label (or one that it begins) is a manifest whose configuration containerd has fetched or will.
 const CONFIG_LABEL: &str = "containerd.io/gc.ref.content.config";
+/// A blob's label `containerd.io/distribution.source.<registry>` lists the repositories that it came from.
+const SOURCE_LABEL: &str = "containerd.io/distribution.source.";
 /// containerd's metadata header.
 const NAMESPACE_HEADER: &str = "containerd-namespace";
 /// Manifests looked at in one lookup, newest first.
@@ -63,6 +67,9 @@ pub(crate) struct ContentStore {
     deadline: Duration,
     memory: Mutex<Memory>,
 }
+
+/// Digest of a manifest, and a repository that it came from.
+type Manifested = (String, Option<String>);
 
 /// Images are immutable, so nothing here grows old.
 #[derive(Default)]
@@ -133,9 +140,10 @@ impl ContentStore {
     /// Reads all manifests of the namespace that are not known yet.
     async fn learn(&self, namespace: &str) -> Result<(), ContentError> {
         let mut first_failure = None;
-        for digest in self.manifests(namespace).await? {
+        for (digest, source) in self.manifests(namespace).await? {
             let share = self.deadline / BLOB_SHARE;
-            let read = tokio::time::timeout(share, self.image(namespace, &digest))
+            let image = self.image(namespace, &digest, source);
+            let read = tokio::time::timeout(share, image)
                 .await
                 .unwrap_or(Err(ContentError::Deadline(share)));
             match read {
@@ -153,8 +161,8 @@ impl ContentStore {
         }
     }
 
-    /// Digests of the unknown manifests, newest first.
-    async fn manifests(&self, namespace: &str) -> Result<Vec<String>, ContentError> {
+    /// The unknown manifests, newest first.
+    async fn manifests(&self, namespace: &str) -> Result<Vec<Manifested>, ContentError> {
         let filter = format!("labels.{CONFIG_LABEL:?}");
         let request = in_namespace(
             namespace,
@@ -170,7 +178,7 @@ impl ContentStore {
                     .info
                     .into_iter()
                     .filter(is_manifest)
-                    .map(|info| (created(&info), info.digest)),
+                    .map(|info| (created(&info), (info.digest.clone(), source(&info)))),
             );
             if found.len() > 2 * MANIFESTS {
                 keep_newest(&mut found);
@@ -178,9 +186,9 @@ impl ContentStore {
         }
         keep_newest(&mut found);
         let memory = self.memory();
-        let unknown = found.into_iter().map(|(_, digest)| digest);
+        let unknown = found.into_iter().map(|(_, manifest)| manifest);
         Ok(unknown
-            .filter(|digest| {
+            .filter(|(digest, _)| {
                 !memory
                     .manifests
                     .contains(&(namespace.to_owned(), digest.clone()))
@@ -193,6 +201,7 @@ impl ContentStore {
         &self,
         namespace: &str,
         manifest: &str,
+        reference: Option<String>,
     ) -> Result<Vec<(Digest, Candidate)>, ContentError> {
         let digest: Digest = manifest
             .parse()
@@ -208,7 +217,14 @@ impl ContentStore {
                 diff_ids: chain_ids.len(),
             });
         }
-        let blobs: Vec<Digest> = manifest.layers.iter().map(|layer| layer.digest).collect();
+        let blobs: Arc<[ImageLayer]> = manifest
+            .layers
+            .iter()
+            .map(|layer| ImageLayer {
+                digest: layer.digest,
+                annotations: lazy_annotations(&layer.annotations),
+            })
+            .collect();
         let layers = chain_ids.into_iter().zip(&manifest.layers).enumerate();
         Ok(layers
             .filter(|(_, (_, layer))| layer.media_type.layer_compression().is_some())
@@ -217,7 +233,9 @@ impl ContentStore {
                     chain,
                     Candidate {
                         layer: layer.digest,
-                        image_layers: blobs[index..].to_vec(),
+                        image: Arc::clone(&blobs),
+                        index,
+                        reference: reference.clone(),
                     },
                 )
             })
@@ -300,7 +318,22 @@ fn created(info: &Info) -> (i64, i32) {
         .map_or((0, 0), |time| (time.seconds, time.nanos))
 }
 
-fn keep_newest(found: &mut Vec<((i64, i32), String)>) {
+/// A repository that the blob came from.
+fn source(info: &Info) -> Option<String> {
+    let mut sources: Vec<String> = info
+        .labels
+        .iter()
+        .filter_map(|(key, repositories)| {
+            let registry = key.strip_prefix(SOURCE_LABEL)?;
+            let repository = repositories.split(',').next()?;
+            Some(format!("{registry}/{repository}"))
+        })
+        .collect();
+    sources.sort_unstable();
+    sources.into_iter().next()
+}
+
+fn keep_newest(found: &mut Vec<((i64, i32), Manifested)>) {
     found.sort_unstable_by(|one, other| other.cmp(one));
     found.truncate(MANIFESTS);
 }

@@ -1,8 +1,11 @@
 //! Labels that mean something to a snapshotter, and the ones we add.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use image::Digest;
+
+use crate::layers::{Annotations, ImageLayer};
 
 /// Labels of a snapshot.
 pub type Labels = BTreeMap<String, String>;
@@ -24,6 +27,17 @@ pub const STARGZ_DIGEST: &str = "containerd.io/snapshot/remote/stargz.digest";
 /// See [`STARGZ_REFERENCE`].
 pub const STARGZ_LAYERS: &str = "containerd.io/snapshot/remote/stargz.layers";
 
+/// Beginnings of annotations that say how a layer can be read piece by piece. containerd hands on those that begin with
+/// `containerd.io/snapshot/`; the others stand in the manifest only.
+const LAZY: [&str; 4] = [
+    "containerd.io/snapshot/stargz/",
+    "io.containers.estargz.",
+    "io.github.containers.zstd-chunked.",
+    "io.containers.zstd-chunked.",
+];
+/// Longer values are none of these annotations'.
+const LAZY_LIMIT: usize = 1024;
+
 /// Ours: why the snapshot is an ordinary one.
 pub const REASON: &str = "containerd.io/snapshot/outcrop.reason";
 /// Ours: where the layer comes from.
@@ -44,6 +58,16 @@ pub fn clean(labels: impl IntoIterator<Item = (String, String)>) -> Labels {
         .collect()
 }
 
+/// Those annotations among labels or annotations that say how a layer can be read piece by piece.
+pub fn lazy_annotations(all: &BTreeMap<String, String>) -> Annotations {
+    all.iter()
+        .filter(|(key, value)| {
+            value.len() <= LAZY_LIMIT && LAZY.iter().any(|begin| key.starts_with(begin))
+        })
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
 /// Which layer a Prepare is for, as far as its labels tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LayerHint {
@@ -55,9 +79,22 @@ pub struct LayerHint {
     pub image_layers: Vec<Digest>,
     /// Reference as pulled.
     pub image_reference: Option<String>,
+    /// How the layer can be read piece by piece.
+    pub annotations: Annotations,
 }
 
 impl LayerHint {
+    /// The layers of the image as far as labels tell, from this one on.
+    pub(crate) fn image(&self) -> Arc<[ImageLayer]> {
+        let mut image: Vec<ImageLayer> = self.image_layers.iter().map(|&one| one.into()).collect();
+        if let Some(own) = image.first_mut()
+            && Some(own.digest) == self.layer
+        {
+            own.annotations = self.annotations.clone();
+        }
+        image.into()
+    }
+
     /// Reads the labels of CRI, of containerd's unpacker and of stargz's client; what does not parse counts as absent.
     pub fn read(labels: &Labels) -> Self {
         let digest = |keys: &[&str]| {
@@ -82,6 +119,7 @@ impl LayerHint {
                 .iter()
                 .find_map(|key| labels.get(*key))
                 .cloned(),
+            annotations: lazy_annotations(labels),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The seam to whoever can make layers appear without their blobs being downloaded.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use image::Digest;
@@ -35,6 +36,27 @@ pub trait LazyLayers: Send + Sync {
     }
 }
 
+/// Annotations of a layer's descriptor.
+pub type Annotations = BTreeMap<String, String>;
+
+/// A layer as its image's manifest states it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageLayer {
+    /// Digest of its blob.
+    pub digest: Digest,
+    /// Those that say how it can be read piece by piece and verified, as far as known.
+    pub annotations: Annotations,
+}
+
+impl From<Digest> for ImageLayer {
+    fn from(digest: Digest) -> Self {
+        Self {
+            digest,
+            annotations: Annotations::new(),
+        }
+    }
+}
+
 /// What containerd asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimRequest {
@@ -45,11 +67,15 @@ pub struct ClaimRequest {
     /// Digest of the layer's blob as the manifest has it (compressed). For the empty layer, when no label names the
     /// blob, it is the empty layer's diffID.
     pub layer: Digest,
+    /// Annotations of the layer that say how it can be read piece by piece and verified, as far as known.
+    pub annotations: Annotations,
     /// diffID that leads from the parent to `snapshot_ref`, where known and checked to do so.
     pub diff_id: Option<Digest>,
     /// Blobs of this and the following layers, as far as known.
-    pub image_layers: Vec<Digest>,
-    /// Reference as pulled, e.g. `registry.example/a/b:1`.
+    pub image_layers: Vec<ImageLayer>,
+    /// Whether this is all that will be known: a refusal for want of knowledge will be final.
+    pub complete: bool,
+    /// Reference as pulled, e.g. `registry.example/a/b:1`, or at least the repository: `registry.example/a/b`.
     pub image_reference: Option<String>,
     /// containerd's namespace; empty when the key does not tell.
     pub namespace: String,
@@ -81,6 +107,10 @@ pub struct ChainLayer {
     pub source: String,
     /// [`Claimed::diff_id`].
     pub diff_id: Option<Digest>,
+    /// [`ClaimRequest::image_reference`].
+    pub reference: Option<String>,
+    /// [`ClaimRequest::annotations`].
+    pub annotations: Annotations,
 }
 
 /// Why a layer is not served lazily. None of these fails a pull.
@@ -111,6 +141,9 @@ pub enum Refusal {
     /// The layer has something that cannot be served lazily.
     #[error("unsupported layer: {0}")]
     Unsupported(String),
+    /// A registry has the layer, but nothing says how to verify it piece by piece.
+    #[error("nothing says how to verify the layer piece by piece: {0}")]
+    NoTocDigest(String),
     /// The parent is an ordinary local snapshot; lazy layers form a prefix of the image.
     #[error("the layer lies above a local one")]
     AboveLocalLayer,
@@ -141,6 +174,7 @@ impl Refusal {
             Self::DiffIdMismatch { .. } => "diff-id-mismatch",
             Self::Corrupt(_) => "corrupt",
             Self::Unsupported(_) => "unsupported",
+            Self::NoTocDigest(_) => "no-toc-digest",
             Self::AboveLocalLayer => "above-local-layer",
             Self::UnknownLayer => "unknown-layer",
             Self::ContentStore(_) => "content-store",

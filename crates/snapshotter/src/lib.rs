@@ -36,7 +36,9 @@ mod usage;
 
 pub use config::{Clock, Config};
 pub use error::Error;
-pub use layers::{AttachError, ChainLayer, ClaimRequest, Claimed, LazyLayers, Refusal};
+pub use layers::{
+    Annotations, AttachError, ChainLayer, ClaimRequest, Claimed, ImageLayer, LazyLayers, Refusal,
+};
 pub use metrics::{Call, ClaimOutcome, Metrics};
 pub use service::{listen, serve, serve_opened};
 pub use snapshotter::{NewRequest, Snapshotter};

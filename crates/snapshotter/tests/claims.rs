@@ -547,3 +547,88 @@ async fn containers_come_and_go_on_one_chain() {
     }
     eventually("the last one detaches", || h.attached() == 0).await;
 }
+
+const TOC: &str = "containerd.io/snapshot/stargz/toc.digest";
+
+/// Labels of a lazy layer in a registry.
+fn with_toc(image: &Image, toc: &str) -> std::collections::HashMap<String, String> {
+    let mut all = image.labels(0);
+    all.insert(
+        "containerd.io/snapshot/cri.image-ref".to_owned(),
+        "registry.example/a/b:1".to_owned(),
+    );
+    all.insert(TOC.to_owned(), Digest::of(toc.as_bytes()).to_string());
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_layer_is_verified_by_is_handed_on_recorded_and_must_be_equal_to_share_it() {
+    let h = Harness::start().await;
+    let image = Image::new("lazy", 1);
+    h.layers.answer(
+        image.layers[0].blob,
+        Answer::Layer {
+            diff_id: None,
+            source: "estargz:registry:registry.example/a/b",
+        },
+    );
+    let name = h
+        .pull_layer("ns/1/x", "", with_toc(&image, "toc"))
+        .await
+        .unwrap();
+    let request = h.layers.claims.lock().unwrap().last().cloned().unwrap();
+    let expected =
+        std::collections::BTreeMap::from([(TOC.to_owned(), Digest::of(b"toc").to_string())]);
+    assert_eq!(request.annotations, expected);
+    assert_eq!(request.image_layers[0].annotations, expected);
+    assert!(!request.complete, "the manifest could say more");
+    let recorded = snapshotter::read_snapshots(&h.root()).unwrap();
+    let layer = &recorded[0].claim.as_ref().unwrap().layer;
+    assert_eq!(layer.annotations, expected);
+    assert_eq!(layer.reference.as_deref(), Some("registry.example/a/b:1"));
+
+    // The same again is the same snapshot.
+    let again = h.pull_layer("ns/2/x", "", with_toc(&image, "toc")).await;
+    assert_eq!(again, Some(name));
+    assert_eq!(h.layers.claim_count(), 1);
+    // Another TOC, and a client that states none, get an ordinary one.
+    for (key, mut other) in [
+        ("ns/3/x", with_toc(&image, "another")),
+        ("ns/4/x", with_toc(&image, "none")),
+    ] {
+        if key == "ns/4/x" {
+            other.remove(TOC);
+        }
+        assert_eq!(h.pull_layer(key, "", other).await, None);
+        assert_eq!(
+            h.stat(key).await.unwrap().labels[REASON],
+            "unproven-chain-id"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_are_trusted_by_name_or_by_kind() {
+    for (trusted, shared) in [
+        ("estargz:registry:", true),
+        ("estargz:registry:registry.example/a/b", true),
+        ("estargz:registry", false),
+        ("estargz:registry:other", false),
+    ] {
+        let h = Harness::start_with(|config| {
+            config.trusted_sources = vec![trusted.to_owned()];
+        })
+        .await;
+        let image = Image::new("lazy", 1);
+        h.layers.answer(
+            image.layers[0].blob,
+            Answer::Layer {
+                diff_id: None,
+                source: "estargz:registry:registry.example/a/b",
+            },
+        );
+        let name = h.pull_layer("one/1/x", "", with_toc(&image, "toc")).await;
+        let other = h.pull_layer("two/2/x", "", with_toc(&image, "toc")).await;
+        assert_eq!(name == other, shared, "{trusted}");
+    }
+}

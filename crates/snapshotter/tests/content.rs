@@ -185,6 +185,18 @@ impl FakeContent {
 
     /// Stores manifest and configuration; the manifest's digest.
     fn store(&self, namespace: &str, image: &Image, types: Types, created: i64) -> String {
+        self.store_with(namespace, image, types, created, &serde_json::json!({}))
+    }
+
+    /// As [`store`](Self::store), each layer with annotations.
+    fn store_with(
+        &self,
+        namespace: &str,
+        image: &Image,
+        types: Types,
+        created: i64,
+        annotations: &serde_json::Value,
+    ) -> String {
         let (manifest_type, config_type, layer_type) = match types {
             Types::Oci => (
                 "application/vnd.oci.image.manifest.v1+json",
@@ -204,7 +216,7 @@ impl FakeContent {
             .collect();
         let config = serde_json::json!({"os": "linux", "n": created, "rootfs": {"type": "layers", "diff_ids": diff_ids}});
         let config = self.put(namespace, config.to_string().into_bytes(), &[], created);
-        let layer = |digest: String| serde_json::json!({"mediaType": layer_type, "digest": digest, "size": 1});
+        let layer = |digest: String| serde_json::json!({"mediaType": layer_type, "digest": digest, "size": 1, "annotations": annotations});
         let layers: Vec<_> = image
             .layers
             .iter()
@@ -212,7 +224,13 @@ impl FakeContent {
             .collect();
         let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": manifest_type, "layers": layers,
             "config": {"mediaType": config_type, "digest": config, "size": 1}});
-        let labels = [("containerd.io/gc.ref.content.config", config.as_str())];
+        let labels = [
+            ("containerd.io/gc.ref.content.config", config.as_str()),
+            (
+                "containerd.io/distribution.source.registry.example",
+                "a/b,c/d",
+            ),
+        ];
         self.put(
             namespace,
             manifest.to_string().into_bytes(),
@@ -434,4 +452,64 @@ async fn no_containerd_is_no_failed_pull() {
         Some(image.chain(0)),
         "a label is enough"
     );
+}
+
+/// Labels carry annotations of one kind only, and of one layer; the manifest has them all.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_labels_do_not_tell_the_manifest_does() {
+    let content = FakeContent::default();
+    let image = Image::new("chunked", 2);
+    let checksum = "io.github.containers.zstd-chunked.manifest-checksum";
+    let annotations = serde_json::json!({checksum: "sha256:x", "other": "y"});
+    content.store_with("ns", &image, Types::Oci, 1, &annotations);
+    let (h, _socket) = content.start(AMPLE).await;
+    let refused = Answer::Refuse(snapshotter::Refusal::NoTocDigest("x".into()));
+    h.layers.answer(image.layers[0].blob, refused);
+    assert_eq!(h.pull_layer("ns/1/x", "", image.labels(0)).await, None);
+    assert_eq!(
+        h.stat("ns/1/x").await.unwrap().labels[REASON],
+        "no-toc-digest"
+    );
+    let claims = h.layers.claims.lock().unwrap().clone();
+    let [first, second] = &claims[..] else {
+        panic!("{claims:?}")
+    };
+    assert!(first.annotations.is_empty() && !first.complete);
+    assert!(second.complete);
+    assert_eq!(second.annotations.len(), 1);
+    assert_eq!(second.annotations[checksum], "sha256:x");
+    assert_eq!(second.image_layers.len(), 2);
+    assert_eq!(second.image_layers[1].annotations[checksum], "sha256:x");
+    assert_eq!(
+        second.image_reference.as_deref(),
+        Some("registry.example/a/b")
+    );
+}
+
+/// The second pull tells no more by its labels than the first, and gets the same snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_manifest_states_is_compared_with_it() {
+    let content = FakeContent::default();
+    let image = Image::new("chunked", 1);
+    let annotations =
+        serde_json::json!({"io.github.containers.zstd-chunked.manifest-checksum": "sha256:x"});
+    content.store_with("ns", &image, Types::Oci, 1, &annotations);
+    let (h, _socket) = content.start(AMPLE).await;
+    h.layers.answer(
+        image.layers[0].blob,
+        Answer::Layer {
+            diff_id: None,
+            source: "estargz:registry:registry.example/a/b",
+        },
+    );
+    // As if it had been refused first: the labels are asked for what they tell.
+    let mut labelled = image.labels(0);
+    labelled.insert(
+        "io.github.containers.zstd-chunked.manifest-checksum".to_owned(),
+        "sha256:x".to_owned(),
+    );
+    let first = h.pull_layer("ns/1/x", "", labelled).await;
+    assert!(first.is_some());
+    assert_eq!(h.pull_layer("ns/2/x", "", image.labels(0)).await, first);
+    assert_eq!(h.layers.claim_count(), 1);
 }

@@ -159,10 +159,39 @@ async fn records_of_another_version_are_refused_and_others_may_read() {
         snapshotter::read_snapshots(&h.root()),
         Err(snapshotter::Error::Schema {
             found: 99,
-            known: 1
+            known: 2
         })
     ));
     assert!(snapshotter::read_snapshots(std::path::Path::new("/nonexistent")).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_the_first_version_are_brought_up_to_date() {
+    let h = Harness::start().await;
+    let image = Image::new("a", 2);
+    h.layers.know(&image);
+    let top = h.pull("ns", &image).await;
+    let before = snapshotter::read_snapshots(&h.root()).unwrap();
+    let h = h.restart(|root| {
+        let database = rusqlite::Connection::open(root.join("records.db")).unwrap();
+        database
+            .execute_batch(
+                "ALTER TABLE snapshots DROP COLUMN reference;
+                 ALTER TABLE snapshots DROP COLUMN annotations;
+                 PRAGMA user_version = 1;",
+            )
+            .unwrap();
+    });
+    let h = h.await;
+    h.prepare("ns/9/c", &top, labels(&[])).await.unwrap();
+    let mut after = snapshotter::read_snapshots(&h.root()).unwrap();
+    assert_eq!(after.len(), 3);
+    for (old, new) in before.iter().zip(&mut after) {
+        let claim = new.claim.as_mut().unwrap();
+        assert_eq!(claim.layer.reference, None, "it was not known then");
+        claim.layer.reference = old.claim.as_ref().unwrap().layer.reference.clone();
+    }
+    assert_eq!(after[..before.len()], before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

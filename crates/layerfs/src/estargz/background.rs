@@ -90,8 +90,8 @@ impl Background {
     }
 
     /// Fetches these chunks soon, in this order.
-    pub(super) fn prefetch(&self, blob: &Blob, chunks: Vec<Chunk>) {
-        let mut chunks = &chunks[..];
+    pub(super) fn prefetch(&self, blob: &Blob, chunks: &[Chunk]) {
+        let mut chunks = chunks;
         let mut state = lock(&self.shared.state);
         while !chunks.is_empty() {
             let (step, rest) = chunks.split_at(step_of(chunks.iter()));

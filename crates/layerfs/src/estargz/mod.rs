@@ -144,7 +144,7 @@ impl EstargzSource {
         if self.fetching.prefetch {
             let early = toc.chunks().iter().filter(|chunk| chunk.start < end);
             let early: Vec<Chunk> = early.copied().collect();
-            self.background.prefetch(&wanted.blob, early);
+            self.background.prefetch(&wanted.blob, &early);
         }
     }
 

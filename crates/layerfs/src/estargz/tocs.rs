@@ -105,7 +105,11 @@ fn extend(
     if start >= have {
         return Ok(());
     }
-    let mut bytes = source.read(blob, &[start..have])?.pop().unwrap_or_default();
+    let missing = start..have;
+    let mut bytes = source
+        .read(blob, std::slice::from_ref(&missing))?
+        .pop()
+        .unwrap_or_default();
     bytes.append(&mut tail.bytes);
     tail.bytes = bytes;
     Ok(())

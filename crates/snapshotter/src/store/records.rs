@@ -82,7 +82,8 @@ impl Cursor {
 }
 
 const SELECT: &str = "SELECT s.id, s.name, s.kind, s.parent, p.name, s.created, s.updated, s.labels, s.size, s.inodes,
-    s.reason, s.chain, s.private, s.namespace, s.layer, s.tree, s.source, s.diff_id
+    s.reason, s.chain, s.private, s.namespace, s.layer, s.tree, s.source, s.diff_id,
+    s.reference, s.annotations
     FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent";
 
 impl Records {
@@ -181,8 +182,8 @@ impl Records {
             transaction
                 .prepare_cached(
                     "INSERT INTO snapshots (id, name, kind, parent, created, updated, labels, snapshot_ref, size, inodes,
-                     private, namespace, layer, tree, source, diff_id)
-                     VALUES (?1, ?2, 3, ?3, ?4, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                     private, namespace, layer, tree, source, diff_id, reference, annotations)
+                     VALUES (?1, ?2, 3, ?3, ?4, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
                 )?
                 .execute(params![
                     new.id,
@@ -199,6 +200,8 @@ impl Records {
                     layer.tree,
                     layer.source,
                     layer.diff_id.as_ref().map(ToString::to_string),
+                    layer.reference,
+                    (!layer.annotations.is_empty()).then(|| to_json(&layer.annotations)),
                 ])?;
             Ok(())
         })
@@ -485,12 +488,23 @@ fn claim_from_row(row: &Row<'_>, id: i64) -> Result<Option<Claim>, Error> {
         })
     };
     let diff_id: Option<String> = row.get(17)?;
+    let annotations: Option<String> = row.get(19)?;
+    let annotations = annotations
+        .map(|json| serde_json::from_str(&json))
+        .transpose();
     Ok(Some(Claim {
         layer: ChainLayer {
             layer: digest(&layer)?,
             tree: row.get(15)?,
             source: row.get(16)?,
             diff_id: diff_id.as_deref().map(digest).transpose()?,
+            reference: row.get(18)?,
+            annotations: annotations
+                .map_err(|error| Error::BadRecord {
+                    id,
+                    problem: error.to_string(),
+                })?
+                .unwrap_or_default(),
         },
         private: row.get(12)?,
         namespace: row.get::<_, Option<String>>(13)?.unwrap_or_default(),

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use crate::Error;
 
 /// Grows by one with each change of the tables.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// How long one process waits for another's write (`outcrop` commands read while the daemon writes).
 const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
@@ -30,12 +30,20 @@ const TABLES: &str = "
         layer        TEXT,               -- the rest: claimed layers only
         tree         TEXT,
         source       TEXT,
-        diff_id      TEXT
+        diff_id      TEXT,
+        reference    TEXT,               -- image for which it was claimed
+        annotations  TEXT                -- JSON object: what the layer was verified by
     ) STRICT;
     CREATE INDEX snapshots_parent ON snapshots(parent);
     CREATE INDEX snapshots_ref ON snapshots(snapshot_ref) WHERE snapshot_ref IS NOT NULL;
     CREATE INDEX snapshots_chain ON snapshots(chain) WHERE chain IS NOT NULL;
     CREATE INDEX snapshots_order ON snapshots(private, id);
+";
+
+/// Version 1 knew neither: its layers were found by their digests alone.
+const FROM_1: &str = "
+    ALTER TABLE snapshots ADD COLUMN reference TEXT;
+    ALTER TABLE snapshots ADD COLUMN annotations TEXT;
 ";
 
 /// Durable before the answer: containerd forgets nothing that we said, so we must not either.
@@ -47,12 +55,17 @@ pub(super) fn configure(connection: &Connection) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the tables in an empty file, or checks that they are ours.
+/// Makes the tables in an empty file, brings older ones up to date, or checks that they are ours.
 pub(super) fn create_or_check(connection: &mut Connection) -> Result<(), Error> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    if version(&transaction)? == 0 {
-        transaction.execute_batch(TABLES)?;
+    let change = match version(&transaction)? {
+        0 => Some(TABLES),
+        1 => Some(FROM_1),
+        _ => None,
+    };
+    if let Some(change) = change {
+        transaction.execute_batch(change)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
     transaction.commit()?;
