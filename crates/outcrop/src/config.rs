@@ -42,8 +42,53 @@ pub struct Config {
     pub fuse_workers: usize,
     /// Read-ahead of our mounts in KiB.
     pub read_ahead_kib: u32,
+    /// How registries are asked for parts of layers; none = never.
+    pub registry: Option<Registry>,
+    /// Layers that are read piece by piece, and those between them.
+    pub lazy: Lazy,
     /// In the order in which layers are looked for. Empty = ask /etc/cvmfs.
     pub repositories: Vec<RepositoryEntry>,
+}
+
+/// `[registry]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Registry {
+    /// Folders with `<registry>/hosts.toml`.
+    pub hosts_directories: Vec<PathBuf>,
+    /// docker's `config.json`.
+    pub docker_config: Option<PathBuf>,
+    /// The kubelet's `CredentialProviderConfig`, and the folder of its programs.
+    pub credential_providers: Option<(PathBuf, PathBuf)>,
+    /// Where `docker-credential-…` are looked for; empty = in `PATH`.
+    pub helper_directories: Vec<PathBuf>,
+    /// Registries (`host[:port]`) without TLS.
+    pub plain_http: Vec<String>,
+    /// Longest time for one part of a layer, repetitions included.
+    pub deadline: Duration,
+    /// Serve lazy layers of registries to all namespaces.
+    pub trust_without_diff_id: bool,
+}
+
+/// `[lazy]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lazy {
+    /// Fetch the files that a layer's maker marked when it is claimed.
+    pub prefetch: bool,
+    /// Fetch all of a layer once a container uses it.
+    pub background_fetch: bool,
+    /// Which ordinary layers are fetched and unpacked by the daemon.
+    pub unpack: Unpack,
+}
+
+/// Which ordinary layers are fetched and unpacked by the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpack {
+    /// Those with a lazy layer above.
+    BelowLazy,
+    /// All.
+    Always,
+    /// None.
+    Never,
 }
 
 /// How to log.
@@ -200,6 +245,8 @@ fn resolve(raw: RawConfig) -> Result<Config, Problem> {
         fuse_workers: threads("fuse.workers", raw.fuse.workers)?,
         read_ahead_kib: u32::try_from(read_ahead.as_u64() / 1024)
             .map_err(|_| Problem::new("fuse.read_ahead is too large", "1MiB is a good value"))?,
+        registry: registry(raw.registry)?,
+        lazy: lazy(&raw.lazy),
         repositories: raw
             .repository
             .unwrap_or_default()
@@ -209,6 +256,58 @@ fn resolve(raw: RawConfig) -> Result<Config, Problem> {
         root,
         socket,
     })
+}
+
+fn registry(raw: raw::RawRegistry) -> Result<Option<Registry>, Problem> {
+    if raw.enabled == Some(false) {
+        return Ok(None);
+    }
+    let config = optional_path(
+        "registry.credential_provider_config",
+        raw.credential_provider_config,
+    )?;
+    let programs = optional_path(
+        "registry.credential_provider_directory",
+        raw.credential_provider_directory,
+    )?;
+    let credential_providers = match (config, programs) {
+        (Some(config), Some(programs)) => Some((config, programs)),
+        (None, None) => None,
+        _ => {
+            return Err(Problem::new(
+                "registry: credential_provider_config and credential_provider_directory go together",
+                "give both, as the kubelet's --image-credential-provider-config and -bin-dir",
+            ));
+        }
+    };
+    let all_absolute = |key: &str, paths: Option<Vec<PathBuf>>| {
+        let paths = paths.unwrap_or_default();
+        paths
+            .into_iter()
+            .map(|path| absolute(key, path))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    Ok(Some(Registry {
+        hosts_directories: all_absolute("registry.hosts_directories", raw.hosts_directories)?,
+        docker_config: optional_path("registry.docker_config", raw.docker_config)?,
+        credential_providers,
+        helper_directories: all_absolute("registry.helper_directories", raw.helper_directories)?,
+        plain_http: raw.plain_http.unwrap_or_default(),
+        deadline: positive("registry.deadline", raw.deadline)?,
+        trust_without_diff_id: raw.trust_without_diff_id.unwrap_or(false),
+    }))
+}
+
+fn lazy(raw: &raw::RawLazy) -> Lazy {
+    Lazy {
+        prefetch: raw.prefetch.unwrap_or(true),
+        background_fetch: raw.background_fetch.unwrap_or(false),
+        unpack: match raw.unpack {
+            Some(raw::Unpack::Always) => Unpack::Always,
+            Some(raw::Unpack::Never) => Unpack::Never,
+            Some(raw::Unpack::BelowLazy) | None => Unpack::BelowLazy,
+        },
+    }
 }
 
 fn log(raw: raw::RawLog) -> Result<Log, Problem> {

@@ -1,9 +1,11 @@
 //! From resolved options to the libraries' values, and from their errors to ours.
 
-use crate::config::{Access, Config, Embedded, RepositoryEntry};
+use crate::config::{Access, Config, Embedded, Registry, RepositoryEntry};
 use crate::error::{Error, Kind};
+use crate::publishing::registries;
 use crate::repository::{self, EtcCvmfs, OpenAt, Repository, Stated};
 use cache::Cache;
+use registry::credentials::KubeletProviders;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -93,6 +95,78 @@ pub fn repositories(config: &Config) -> Result<Vec<RepositoryEntry>, Error> {
         .into_iter()
         .map(entry)
         .collect()
+}
+
+/// The registries that images come from, as a source of lazy layers; `None` if they are not to be asked.
+pub fn registries(config: &Config, runtime: &tokio::runtime::Handle) -> Option<layerfs::Source> {
+    let registry = config.registry.as_ref()?;
+    let client = registry::Client::new(
+        registry_config(registry),
+        registry::Metrics::default(),
+        runtime.clone(),
+    );
+    Some(layerfs::Source::Registry(layerfs::FromRegistry {
+        client,
+        trust_without_diff_id: registry.trust_without_diff_id,
+    }))
+}
+
+fn registry_config(registry: &Registry) -> registry::Config {
+    let mut programs = registries::programs();
+    if !registry.helper_directories.is_empty() {
+        programs.search = registry.helper_directories.clone();
+    }
+    let kubelet = registry.credential_providers.clone();
+    let mut config = registry::Config {
+        hosts_directories: registry.hosts_directories.clone(),
+        credentials: registry::Credentials {
+            docker: registry.docker_config.iter().cloned().collect(),
+            kubelet: kubelet
+                .map(|(config, programs)| KubeletProviders { config, programs })
+                .into_iter()
+                .collect(),
+            programs,
+            ..registry::Credentials::default()
+        },
+        plain_http: registry.plain_http.clone(),
+        proxies: registries::proxies(),
+        ..registry::Config::default()
+    };
+    let timeouts = &mut config.timeouts;
+    timeouts.operation = registry.deadline;
+    // Within it there is time for another host.
+    let share = registry.deadline / 3;
+    timeouts.connect = timeouts.connect.min(share);
+    timeouts.answer = timeouts.answer.min(share);
+    timeouts.stall = timeouts.stall.min(share);
+    config
+}
+
+/// What is fetched before anybody asks.
+pub fn fetching(config: &Config) -> layerfs::Fetching {
+    layerfs::Fetching {
+        prefetch: config.lazy.prefetch,
+        background: config.lazy.background_fetch,
+    }
+}
+
+/// Names of the sources whose layers are believed without a diffID that leads to the chainID.
+pub fn trusted_sources(config: &Config, entries: &[RepositoryEntry]) -> Vec<String> {
+    let trusted = entries.iter().filter(|entry| entry.trust_without_diff_id);
+    let mut names: Vec<String> = trusted
+        .map(|entry| match &entry.access {
+            Access::Embedded(_) => format!("cvmfs:{}", entry.name),
+            Access::Mounted(directory) => format!("mounted:{}", directory.display()),
+        })
+        .flat_map(|name| [format!("estargz:{name}"), name])
+        .collect();
+    if let Some(registry) = &config.registry
+        && registry.trust_without_diff_id
+    {
+        // All registries: what follows says which.
+        names.push("estargz:registry:".to_owned());
+    }
+    names
 }
 
 /// What an embedded entry needs to be opened.

@@ -53,10 +53,11 @@ fn layers(
         )
         .because(error)
     })?;
-    let sources = entries
+    let mut sources = entries
         .iter()
         .map(|entry| source(entry, cache, runtime, &state_directory))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    sources.extend(wiring::registries(config, runtime));
     let settings = layerfs::Config {
         root: config.root.clone(),
         build_deadline: config.build_deadline,
@@ -66,10 +67,7 @@ fn layers(
         tree_grace: TREE_GRACE,
         mounted_deadline: config.mounted_deadline,
         cache: Some(Arc::clone(cache)),
-        fetching: layerfs::Fetching {
-            prefetch: true,
-            background: false,
-        },
+        fetching: wiring::fetching(config),
     };
     let layers = Layers::open(settings, sources).map_err(|error| {
         Error::new(Kind::Unavailable, "cannot open the layers' state")
@@ -130,11 +128,7 @@ fn serve(
     };
     let mut settings = snapshotter::Config::new(config.root.clone(), Arc::new(SystemTime::now));
     settings.containerd_socket = config.containerd_socket.clone();
-    settings.trusted_sources = entries
-        .iter()
-        .filter(|entry| entry.trust_without_diff_id)
-        .map(source_name)
-        .collect();
+    settings.trusted_sources = wiring::trusted_sources(config, entries);
     let layers = NodeLayers::start(config.root.clone(), layers)
         .map_err(|error| Error::new(Kind::Unavailable, "cannot start threads").because(error))?;
     let layers: Arc<dyn LazyLayers> = Arc::new(layers);
@@ -153,12 +147,4 @@ fn serve(
             .await
             .map_err(failed)
     })
-}
-
-/// The name by which a source's layers are recorded.
-fn source_name(entry: &RepositoryEntry) -> String {
-    match &entry.access {
-        Access::Embedded(_) => format!("cvmfs:{}", entry.name),
-        Access::Mounted(directory) => format!("mounted:{}", directory.display()),
-    }
 }

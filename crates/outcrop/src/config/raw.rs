@@ -15,6 +15,8 @@ pub(super) struct RawConfig {
     pub(super) cache: RawCache,
     pub(super) layers: RawLayers,
     pub(super) fuse: RawFuse,
+    pub(super) registry: RawRegistry,
+    pub(super) lazy: RawLazy,
     pub(super) repository: Option<Vec<RawRepository>>,
 }
 
@@ -58,6 +60,36 @@ pub(super) struct RawLayers {
 pub(super) struct RawFuse {
     pub(super) workers: Option<usize>,
     pub(super) read_ahead: Option<ByteSize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRegistry {
+    pub(super) enabled: Option<bool>,
+    pub(super) hosts_directories: Option<Vec<PathBuf>>,
+    pub(super) docker_config: Option<PathBuf>,
+    pub(super) credential_provider_config: Option<PathBuf>,
+    pub(super) credential_provider_directory: Option<PathBuf>,
+    pub(super) helper_directories: Option<Vec<PathBuf>>,
+    pub(super) plain_http: Option<Vec<String>>,
+    pub(super) deadline: Option<SignedDuration>,
+    pub(super) trust_without_diff_id: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLazy {
+    pub(super) prefetch: Option<bool>,
+    pub(super) background_fetch: Option<bool>,
+    pub(super) unpack: Option<Unpack>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Unpack {
+    BelowLazy,
+    Always,
+    Never,
 }
 
 #[derive(Debug, Deserialize)]
@@ -119,7 +151,38 @@ impl RawConfig {
                 workers: self.fuse.workers.or(defaults.fuse.workers),
                 read_ahead: self.fuse.read_ahead.or(defaults.fuse.read_ahead),
             },
+            registry: self.registry.or(defaults.registry),
+            lazy: RawLazy {
+                prefetch: self.lazy.prefetch.or(defaults.lazy.prefetch),
+                background_fetch: self
+                    .lazy
+                    .background_fetch
+                    .or(defaults.lazy.background_fetch),
+                unpack: self.lazy.unpack.or(defaults.lazy.unpack),
+            },
             repository: self.repository.or(defaults.repository),
+        }
+    }
+}
+
+impl RawRegistry {
+    fn or(self, defaults: Self) -> Self {
+        Self {
+            enabled: self.enabled.or(defaults.enabled),
+            hosts_directories: self.hosts_directories.or(defaults.hosts_directories),
+            docker_config: self.docker_config.or(defaults.docker_config),
+            credential_provider_config: self
+                .credential_provider_config
+                .or(defaults.credential_provider_config),
+            credential_provider_directory: self
+                .credential_provider_directory
+                .or(defaults.credential_provider_directory),
+            helper_directories: self.helper_directories.or(defaults.helper_directories),
+            plain_http: self.plain_http.or(defaults.plain_http),
+            deadline: self.deadline.or(defaults.deadline),
+            trust_without_diff_id: self
+                .trust_without_diff_id
+                .or(defaults.trust_without_diff_id),
         }
     }
 }

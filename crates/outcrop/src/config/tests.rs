@@ -24,6 +24,22 @@ fn the_defaults_are_complete() {
     assert_eq!(config.build_deadline, Duration::from_secs(60));
     assert_eq!(config.read_ahead_kib, 1024);
     assert_eq!(config.repositories, []);
+    let registry = config.registry.unwrap();
+    assert_eq!(
+        registry.hosts_directories,
+        [Path::new("/etc/containerd/certs.d")]
+    );
+    assert_eq!(registry.credential_providers, None);
+    assert_eq!(registry.deadline, Duration::from_secs(60));
+    assert!(!registry.trust_without_diff_id);
+    assert_eq!(
+        config.lazy,
+        Lazy {
+            prefetch: true,
+            background_fetch: false,
+            unpack: Unpack::BelowLazy
+        }
+    );
     assert_eq!(
         config.log,
         Log {
@@ -100,6 +116,54 @@ fn repositories_keep_their_order_and_kind() {
     };
     assert_eq!(embedded.open_at, Some(OpenAt::Tag("v1".into())));
     assert_eq!(embedded.proxy.as_ref().unwrap().groups().len(), 2);
+}
+
+#[test]
+fn registries_and_lazy_layers_are_configured() {
+    let config = parse(
+        r#"
+        [registry]
+        hosts_directories = ["/etc/a", "/etc/b"]
+        docker_config = ""
+        credential_provider_config = "/etc/providers.yaml"
+        credential_provider_directory = "/opt/bin"
+        plain_http = ["registry.test:5000"]
+        deadline = "5s"
+        trust_without_diff_id = true
+        [lazy]
+        prefetch = false
+        background_fetch = true
+        unpack = "never"
+        "#,
+    )
+    .unwrap();
+    let registry = config.registry.unwrap();
+    assert_eq!(registry.hosts_directories.len(), 2);
+    assert_eq!(registry.docker_config, None);
+    assert_eq!(
+        registry.credential_providers,
+        Some(("/etc/providers.yaml".into(), "/opt/bin".into()))
+    );
+    assert_eq!(registry.plain_http, ["registry.test:5000"]);
+    assert!(registry.trust_without_diff_id);
+    assert_eq!(
+        config.lazy,
+        Lazy {
+            prefetch: false,
+            background_fetch: true,
+            unpack: Unpack::Never
+        }
+    );
+    assert_eq!(parse("[registry]\nenabled = false").unwrap().registry, None);
+    for text in [
+        "[registry]\ncredential_provider_config = \"/etc/x\"",
+        "[registry]\nhosts_directories = [\"relative\"]",
+        "[registry]\ndeadline = \"0s\"",
+        "[registry]\nmirrors = []",
+        "[lazy]\nunpack = \"sometimes\"",
+    ] {
+        failure(text);
+    }
 }
 
 #[test]

@@ -24,13 +24,7 @@ pub fn client(options: &RegistryArgs, runtime: &tokio::runtime::Runtime) -> Clie
         hosts_directories: vec![options.hosts_directory.clone()],
         credentials: Credentials {
             docker: docker_config(options),
-            programs: Programs {
-                search: std::env::var_os("PATH")
-                    .map(|path| std::env::split_paths(&path).collect())
-                    .unwrap_or_default(),
-                environment: environment(),
-                ..Programs::default()
-            },
+            programs: programs(),
             ..Credentials::default()
         },
         plain_http: options.plain_http.clone(),
@@ -38,6 +32,17 @@ pub fn client(options: &RegistryArgs, runtime: &tokio::runtime::Runtime) -> Clie
         ..Config::default()
     };
     Client::new(config, Metrics::default(), runtime.handle().clone())
+}
+
+/// How helper programs are run: found and informed as this process was.
+pub(crate) fn programs() -> Programs {
+    Programs {
+        search: std::env::var_os("PATH")
+            .map(|path| std::env::split_paths(&path).collect())
+            .unwrap_or_default(),
+        environment: environment(),
+        ..Programs::default()
+    }
 }
 
 fn docker_config(options: &RegistryArgs) -> Vec<PathBuf> {
@@ -61,7 +66,7 @@ fn environment() -> Vec<(OsString, OsString)> {
 }
 
 /// Both spellings are in use; the lower one wins, as in curl.
-fn proxies() -> Option<Proxies> {
+pub(crate) fn proxies() -> Option<Proxies> {
     let value = |name: &str| {
         let value = std::env::var(name.to_ascii_lowercase()).or_else(|_| std::env::var(name));
         value.ok().filter(|value| !value.is_empty())
