@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "services/snapshots/v1/snapshots.proto",
             "services/content/v1/content.proto",
             "services/diff/v1/diff.proto",
+            "services/leases/v1/leases.proto",
         ],
         ["proto"],
     )?;

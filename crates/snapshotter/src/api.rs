@@ -35,6 +35,13 @@ pub mod services {
             tonic::include_proto!("containerd.services.diff.v1");
         }
     }
+    /// `containerd.services.leases`.
+    pub mod leases {
+        /// `containerd.services.leases.v1`.
+        pub mod v1 {
+            tonic::include_proto!("containerd.services.leases.v1");
+        }
+    }
     /// `containerd.services.content`.
     pub mod content {
         /// `containerd.services.content.v1`.
@@ -46,4 +53,5 @@ pub mod services {
 
 pub use services::content::v1 as content;
 pub use services::diff::v1 as diff;
+pub use services::leases::v1 as leases;
 pub use services::snapshots::v1 as snapshots;

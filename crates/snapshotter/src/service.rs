@@ -120,14 +120,10 @@ pub async fn serve_opened(
 }
 
 /// Layers of containers' changes go into containerd's content store: without a way to it there is no diff service.
-fn differ(snapshotter: &Snapshotter) -> Option<DiffServer<DiffService>> {
-    let Config {
-        root,
-        containerd_socket,
-        ..
-    } = &snapshotter.config;
-    let channel = crate::content::channel(containerd_socket.clone()?);
-    let service = DiffService::new(root.clone(), channel, snapshotter.metrics().clone());
+fn differ(snapshotter: &Arc<Snapshotter>) -> Option<DiffServer<DiffService>> {
+    let socket = snapshotter.config.containerd_socket.clone()?;
+    let channel = crate::content::channel(socket);
+    let service = DiffService::new(Arc::clone(snapshotter), channel);
     Some(DiffServer::new(service).max_decoding_message_size(MESSAGE_BYTES))
 }
 

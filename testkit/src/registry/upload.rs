@@ -71,8 +71,9 @@ impl Uploads {
             && (state.links.contains(&(from, blob.clone())))
         {
             let place = format!("/v2/{name}/blobs/{blob}");
+            let answer = stored(&place, &blob);
             state.links.insert((name.to_owned(), blob));
-            return empty(201).with("Location", &place);
+            return answer;
         }
         state.begun += 1;
         let id = format!("upload-{}", state.begun);
@@ -111,10 +112,17 @@ impl Uploads {
         if written.is_err() {
             return Answer::status(500);
         }
-        let answer = empty(201).with("Location", &format!("/v2/{name}/blobs/{stated}"));
+        let answer = stored(&format!("/v2/{name}/blobs/{stated}"), &stated);
         state.links.insert((name.to_owned(), stated));
         answer
     }
+}
+
+/// containerd insists on the digest.
+fn stored(place: &str, digest: &str) -> Answer {
+    empty(201)
+        .with("Location", place)
+        .with("Docker-Content-Digest", digest)
 }
 
 /// A chunk must begin where the last one ended.

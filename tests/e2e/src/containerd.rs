@@ -331,7 +331,7 @@ fn write_config(folder: &Path, version: Version, settings: &Settings) -> Result<
     fs::create_dir_all(folder.join("certs.d/_default"))?;
     if let Some(url) = &settings.registry {
         let hosts = format!(
-            "server = \"{url}\"\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+            "server = \"{url}\"\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\", \"push\"]\n"
         );
         fs::write(folder.join("certs.d/_default/hosts.toml"), hosts)?;
     }

@@ -8,12 +8,20 @@ use crate::api::types::Mount;
 /// Options that change nothing about what is shown.
 const HARMLESS: [&str; 6] = ["ro", "rw", "bind", "rbind", "index=off", "index=on"];
 
+/// A snapshot's own directory.
+#[derive(Debug)]
+pub(super) struct Changed {
+    pub(super) directory: PathBuf,
+    /// Its number.
+    pub(super) snapshot: i64,
+}
+
 /// The one directory that `right` has on top of all of `left`: a snapshot's own, below `root`.
 pub(super) fn changed_directory(
     root: &Path,
     left: &[Mount],
     right: &[Mount],
-) -> Result<PathBuf, DiffError> {
+) -> Result<Changed, DiffError> {
     let declined = |reason: &str| DiffError::Declined(reason.to_owned());
     let below = directories(left)?;
     let above = directories(right)?;
@@ -23,10 +31,13 @@ pub(super) fn changed_directory(
     if rest != below {
         return Err(declined("the one does not stand on the other"));
     }
-    if !is_snapshot(root, top) {
-        return Err(declined("the upper directory is no snapshot of this one"));
-    }
-    Ok(top.clone())
+    let snapshot = snapshot_of(root, top);
+    let snapshot =
+        snapshot.ok_or_else(|| declined("the upper directory is no snapshot of ours"))?;
+    Ok(Changed {
+        directory: top.clone(),
+        snapshot,
+    })
 }
 
 /// Directories of a list of mounts, topmost first.
@@ -74,19 +85,20 @@ fn others(options: &[String], keys: &[&str]) -> Result<(), DiffError> {
     }
 }
 
-/// `<root>/snapshots/<number>/fs`, spelt just so.
-fn is_snapshot(root: &Path, directory: &Path) -> bool {
-    let Ok(below) = directory.strip_prefix(root.join("snapshots")) else {
-        return false;
-    };
+/// The number in `<root>/snapshots/<number>/fs`, spelt just so.
+fn snapshot_of(root: &Path, directory: &Path) -> Option<i64> {
+    let below = directory.strip_prefix(root.join("snapshots")).ok()?;
     let parts: Vec<_> = below.components().collect();
     match parts.as_slice() {
-        [Component::Normal(number), Component::Normal(name)] => {
-            number.to_str().is_some_and(|number| {
-                !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-            }) && *name == "fs"
+        [Component::Normal(number), Component::Normal(name)] if *name == "fs" => {
+            let number = number.to_str()?;
+            number
+                .bytes()
+                .all(|byte| byte.is_ascii_digit())
+                .then_some(())?;
+            number.parse().ok()
         }
-        _ => false,
+        _ => None,
     }
 }
 
@@ -119,7 +131,10 @@ mod tests {
             std::slice::from_ref(left),
             std::slice::from_ref(right),
         )
-        .map(|directory| directory.display().to_string())
+        .map(|changed| {
+            assert_eq!(changed.snapshot, 7);
+            changed.directory.display().to_string()
+        })
         .map_err(|error| error.to_string())
     }
 

@@ -18,7 +18,11 @@ use crate::api::content::content_client::ContentClient;
 use crate::api::content::{
     AbortRequest, Info, InfoRequest, UpdateRequest, WriteAction, WriteContentRequest,
 };
+use crate::api::leases::CreateRequest;
+use crate::api::leases::leases_client::LeasesClient;
 
+/// When containerd's garbage collector forgets a lease.
+const EXPIRY: &str = "containerd.io/gc.expire";
 /// Bytes of one message; containerd takes 16 MiB.
 const MESSAGE_BYTES: usize = 1 << 20;
 /// Messages on their way.
@@ -26,15 +30,19 @@ const MESSAGES_AHEAD: usize = 4;
 /// Without any progress.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// containerd's content service, as the caller whose request we answer: in its namespace, under its lease.
+/// containerd's content service, in a namespace and under a lease.
 #[derive(Clone)]
 pub(super) struct Store {
-    pub(super) client: ContentClient<Channel>,
+    pub(super) channel: Channel,
     pub(super) headers: MetadataMap,
     pub(super) runtime: Handle,
 }
 
 impl Store {
+    fn content(&self) -> ContentClient<Channel> {
+        ContentClient::new(self.channel.clone())
+    }
+
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         *request.metadata_mut() = self.headers.clone();
@@ -51,12 +59,25 @@ impl Store {
         }
     }
 
+    /// A lease that ends by itself, `expiry` after 1970; gives its name.
+    pub(super) fn lease(&self, name: &str, expiry: Duration) -> Result<String, DiffError> {
+        let request = self.request(CreateRequest {
+            id: name.to_owned(),
+            labels: HashMap::from([(EXPIRY.to_owned(), rfc3339(expiry))]),
+        });
+        let mut client = LeasesClient::new(self.channel.clone());
+        let answer = self.wait(client.create(request))?.into_inner();
+        Ok(answer
+            .lease
+            .map_or_else(|| name.to_owned(), |lease| lease.id))
+    }
+
     /// Forgets what was written under a reference and not committed.
     pub(super) fn abort(&self, reference: &str) -> Result<(), DiffError> {
         let request = self.request(AbortRequest {
             r#ref: reference.to_owned(),
         });
-        let mut client = self.client.clone();
+        let mut client = self.content();
         match self.wait(client.abort(request)) {
             Err(DiffError::Store(status)) if status.code() == Code::NotFound => Ok(()),
             other => other.map(drop),
@@ -67,7 +88,7 @@ impl Store {
     pub(super) fn write(&self, reference: &str) -> Ingest {
         let (sender, receiver) = mpsc::channel(MESSAGES_AHEAD);
         let request = self.request(ReceiverStream::new(receiver));
-        let mut client = self.client.clone();
+        let mut client = self.content();
         let answers = self.runtime.spawn(async move {
             let mut answers = client.write(request).await?.into_inner();
             while answers.message().await?.is_some() {}
@@ -88,7 +109,7 @@ impl Store {
         let request = self.request(InfoRequest {
             digest: digest.to_owned(),
         });
-        let mut client = self.client.clone();
+        let mut client = self.content();
         let answer = self.wait(client.info(request))?.into_inner();
         answer
             .info
@@ -107,7 +128,7 @@ impl Store {
                 paths: vec![format!("labels.{name}")],
             }),
         });
-        let mut client = self.client.clone();
+        let mut client = self.content();
         self.wait(client.update(request)).map(drop)
     }
 }
@@ -215,6 +236,15 @@ impl Write for Ingest {
 
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A time after 1970 as containerd's labels have it.
+fn rfc3339(time: Duration) -> String {
+    prost_types::Timestamp {
+        seconds: signed(time.as_secs()),
+        nanos: 0,
+    }
+    .to_string()
 }
 
 /// Lower case, as digests are printed.

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use flate2::write::GzEncoder;
-use prometheus_client::metrics::family::Family;
 use sha2::{Digest as _, Sha256};
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -16,14 +17,18 @@ use super::DiffError;
 use super::changed::changed_directory;
 use super::ingest::{Ingest, Store, hex};
 use super::layer;
-use crate::api::content::content_client::ContentClient;
 use crate::api::diff::diff_server::Diff;
 use crate::api::diff::{ApplyRequest, ApplyResponse, DiffRequest, DiffResponse};
 use crate::api::types::Descriptor;
-use crate::metrics::{Call, Metrics};
+use crate::labels;
+use crate::metrics::Call;
+use crate::snapshotter::Snapshotter;
 
-/// Where the caller's content goes and stays.
-const FORWARDED: [&str; 2] = ["containerd-namespace", "containerd-lease"];
+/// Whose content it is, and what keeps it until something names it.
+const NAMESPACE_HEADER: &str = "containerd-namespace";
+const LEASE_HEADER: &str = "containerd-lease";
+/// Some versions of containerd do not say under which lease they ask: one of our own keeps the layer so long.
+const LEASE: Duration = Duration::from_secs(3600);
 /// The digest of a blob's content without compression.
 const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 
@@ -33,34 +38,18 @@ const TAR_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
 /// Answers containerd's `Diff` for snapshots of ours.
 pub(crate) struct DiffService {
-    root: PathBuf,
-    client: ContentClient<Channel>,
-    metrics: Metrics,
+    snapshotter: Arc<Snapshotter>,
+    channel: Channel,
     uploads: AtomicU64,
 }
 
 impl DiffService {
-    /// For snapshots below `root`; `channel` leads to containerd.
-    pub(crate) fn new(root: PathBuf, channel: Channel, metrics: Metrics) -> Self {
+    /// `channel` leads to containerd.
+    pub(crate) fn new(snapshotter: Arc<Snapshotter>, channel: Channel) -> Self {
         Self {
-            root,
-            client: ContentClient::new(channel),
-            metrics,
+            snapshotter,
+            channel,
             uploads: AtomicU64::new(0),
-        }
-    }
-
-    fn store(&self, headers: &MetadataMap) -> Store {
-        let mut forwarded = MetadataMap::new();
-        for name in FORWARDED {
-            if let Some(value) = headers.get(name) {
-                forwarded.insert(name, value.clone());
-            }
-        }
-        Store {
-            client: self.client.clone(),
-            headers: forwarded,
-            runtime: tokio::runtime::Handle::current(),
         }
     }
 
@@ -74,7 +63,7 @@ impl DiffService {
     }
 
     fn observe(&self, method: &'static str, code: tonic::Code) {
-        let calls: &Family<_, _> = &self.metrics.calls;
+        let calls = &self.snapshotter.metrics().calls;
         let code = format!("{code:?}");
         calls.get_or_create(&Call { method, code }).inc();
     }
@@ -91,11 +80,15 @@ impl Diff for DiffService {
     }
 
     async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
-        let store = self.store(request.metadata());
+        let lease = request.metadata().get(LEASE_HEADER).cloned();
         let request = request.into_inner();
-        let reference = self.reference(&request.r#ref);
-        let root = self.root.clone();
-        let work = move || difference(&root, &store, &reference, &request);
+        let work = Work {
+            snapshotter: Arc::clone(&self.snapshotter),
+            channel: self.channel.clone(),
+            reference: self.reference(&request.r#ref),
+            lease,
+        };
+        let work = move || work.difference(&request);
         let result = tokio::task::spawn_blocking(work)
             .await
             .unwrap_or_else(|_| Err(Status::unknown("Diff panicked").into()));
@@ -114,58 +107,102 @@ impl Diff for DiffService {
     }
 }
 
-fn difference(
-    root: &Path,
-    store: &Store,
-    reference: &str,
-    request: &DiffRequest,
-) -> Result<Descriptor, DiffError> {
-    let media_type = match request.media_type.as_str() {
-        "" => TAR_GZIP,
-        known @ (TAR | TAR_GZIP | TAR_ZSTD) => known,
-        other => return Err(DiffError::Declined(format!("media type {other}"))),
-    };
-    let directory = changed_directory(root, &request.left, &request.right)?;
-    let latest = request.source_date_epoch.as_ref().map(|time| time.seconds);
-    // Of an earlier try.
-    store.abort(reference)?;
-    let written = upload(
-        store,
-        reference,
-        media_type,
-        &directory,
-        latest,
-        &request.labels,
-    );
-    let (digest, diff_id) = written.inspect_err(|_| {
-        // It is the failure that counts; containerd forgets old uploads by itself.
-        let _ = store.abort(reference);
-    })?;
-    described(store, media_type, &digest, &diff_id)
+/// One request.
+struct Work {
+    snapshotter: Arc<Snapshotter>,
+    channel: Channel,
+    reference: String,
+    lease: Option<MetadataValue<Ascii>>,
 }
 
-/// Digests of the blob and of the tar in it.
-fn upload(
-    store: &Store,
-    reference: &str,
-    media_type: &str,
-    directory: &Path,
-    latest: Option<i64>,
-    labels: &HashMap<String, String>,
-) -> Result<(String, String), DiffError> {
-    let blob = Compressed::new(media_type, store.write(reference));
-    let mut tar = Hashed {
-        inner: blob.map_err(DiffError::of_writing)?,
-        hasher: Sha256::new(),
-    };
-    layer::write(directory, latest, &mut tar)?;
-    let diff_id = format!("sha256:{}", hex(&tar.hasher.finalize()));
-    let blob = tar.inner.finish().map_err(DiffError::of_writing)?;
-    let mut labels = labels.clone();
-    if media_type != TAR {
-        labels.insert(UNCOMPRESSED.to_owned(), diff_id.clone());
+impl Work {
+    fn difference(&self, request: &DiffRequest) -> Result<Descriptor, DiffError> {
+        let media_type = match request.media_type.as_str() {
+            "" => TAR_GZIP,
+            known @ (TAR | TAR_GZIP | TAR_ZSTD) => known,
+            other => return Err(DiffError::Declined(format!("media type {other}"))),
+        };
+        let root = &self.snapshotter.config.root;
+        let changed = changed_directory(root, &request.left, &request.right)?;
+        let store = self.store(changed.snapshot)?;
+        // Of an earlier try.
+        store.abort(&self.reference)?;
+        let layer = Layer {
+            directory: &changed.directory,
+            latest: request.source_date_epoch.as_ref().map(|time| time.seconds),
+            media_type,
+            labels: &request.labels,
+        };
+        let written = layer.upload(&store, &self.reference);
+        let (digest, diff_id) = written.inspect_err(|_| {
+            // It is the failure that counts; containerd forgets old uploads by itself.
+            let _ = store.abort(&self.reference);
+        })?;
+        described(&store, media_type, &digest, &diff_id)
     }
-    Ok((blob.commit(labels)?, diff_id))
+
+    /// containerd's content store, in the namespace of the snapshot: not every version says whose request it is.
+    fn store(&self, snapshot: i64) -> Result<Store, DiffError> {
+        let declined = |reason: &str| DiffError::Declined(reason.to_owned());
+        let found = self.snapshotter.records.with_id(snapshot);
+        let found = found.map_err(|error| DiffError::Declined(error.to_string()))?;
+        let namespace = found
+            .as_ref()
+            .and_then(|record| labels::namespace_of(&record.name));
+        let namespace = namespace
+            .and_then(|namespace| namespace.parse().ok())
+            .ok_or_else(|| declined("the snapshot is in no namespace"))?;
+        let mut headers = MetadataMap::new();
+        headers.insert(NAMESPACE_HEADER, namespace);
+        let mut store = Store {
+            channel: self.channel.clone(),
+            headers,
+            runtime: tokio::runtime::Handle::current(),
+        };
+        let lease = match &self.lease {
+            Some(lease) => lease.clone(),
+            None => self.own_lease(&store)?,
+        };
+        store.headers.insert(LEASE_HEADER, lease);
+        Ok(store)
+    }
+
+    fn own_lease(&self, store: &Store) -> Result<MetadataValue<Ascii>, DiffError> {
+        let now = u64::try_from(self.snapshotter.now()).unwrap_or_default();
+        let expiry = Duration::from_nanos(now) + LEASE;
+        let lease = store.lease(&format!("{}-{now}", self.reference), expiry)?;
+        lease
+            .parse()
+            .map_err(|_| Status::internal("a lease that cannot be a header").into())
+    }
+}
+
+/// The layer to be.
+struct Layer<'a> {
+    directory: &'a Path,
+    /// No time is later.
+    latest: Option<i64>,
+    media_type: &'a str,
+    labels: &'a HashMap<String, String>,
+}
+
+impl Layer<'_> {
+    /// Digests of the blob and of the tar in it.
+    fn upload(&self, store: &Store, reference: &str) -> Result<(String, String), DiffError> {
+        let blob = Compressed::new(self.media_type, store.write(reference));
+        let mut tar = Hashed {
+            inner: blob.map_err(DiffError::of_writing)?,
+            hasher: Sha256::new(),
+        };
+        layer::write(self.directory, self.latest, &mut tar)?;
+        let diff_id = format!("sha256:{}", hex(&tar.hasher.finalize()));
+        let blob = tar.inner.finish().map_err(DiffError::of_writing)?;
+        let mut labels = self.labels.clone();
+        if self.media_type != TAR {
+            labels.insert(UNCOMPRESSED.to_owned(), diff_id.clone());
+        }
+        Ok((blob.commit(labels)?, diff_id))
+    }
 }
 
 /// The descriptor; the blob is labelled with its diffID even if somebody else had written it before.

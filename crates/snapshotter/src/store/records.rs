@@ -291,6 +291,12 @@ impl Records {
         })
     }
 
+    /// The snapshot with a number, if there is one.
+    pub(crate) fn with_id(&self, id: i64) -> Result<Option<Snapshot>, Error> {
+        let query = format!("{SELECT} WHERE s.id = ?1");
+        Ok(self.read(|connection| all(connection, &query, [id]))?.pop())
+    }
+
     /// All below a snapshot, nearest first.
     pub(crate) fn ancestors(&self, id: i64) -> Result<Vec<Snapshot>, Error> {
         let query = format!(

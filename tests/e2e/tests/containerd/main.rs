@@ -3,6 +3,7 @@
 //! Each test runs on every version of containerd that is there.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod commit;
 mod failures;
 mod harness;
 mod images;
