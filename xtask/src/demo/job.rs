@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::interrupt::Interrupt;
+
 /// How long the job may take; on two busy processors it takes a tenth of that.
 const DEADLINE: Duration = Duration::from_secs(300);
 
@@ -38,12 +40,14 @@ impl Output {
     pub(super) fn wait_for(
         &self,
         word: &str,
+        interrupt: &Interrupt,
         mut ended: impl FnMut() -> Result<bool>,
     ) -> Result<String> {
         let started = Instant::now();
         let mut asked = started;
         let mut end = None;
         loop {
+            interrupt.check()?;
             let lines = self.lines();
             if let Some(line) = lines.iter().find(|line| line.starts_with(word)) {
                 return Ok(line.clone());
@@ -129,10 +133,14 @@ mod tests {
             file: folder.path().join("log"),
             form: Form::Plain,
         };
+        let none = Interrupt::default();
         std::fs::write(&output.file, "Traceback\n").unwrap();
-        let error = output.wait_for("started", || Ok(true)).unwrap_err();
+        let error = output.wait_for("started", &none, || Ok(true)).unwrap_err();
         assert!(error.to_string().contains("Traceback"), "{error}");
         std::fs::write(&output.file, "started\n").unwrap();
-        assert_eq!(output.wait_for("started", || Ok(false)).unwrap(), "started");
+        assert_eq!(
+            output.wait_for("started", &none, || Ok(false)).unwrap(),
+            "started"
+        );
     }
 }

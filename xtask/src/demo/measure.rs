@@ -86,7 +86,7 @@ impl Stage<'_> {
         });
         let name = mode::image_name();
         let mut steps = client::steps(shown.client, containerd, &name)?;
-        let (times, result) = run(&mut *steps)?;
+        let (times, result) = run(&mut *steps, self.interrupt)?;
         let usage: Usage = meter.finish();
         let sent = servers.sent(&image)?;
         let folder = containerd.folder();
@@ -125,16 +125,16 @@ struct Times {
 }
 
 /// The time line, and the job's last line.
-fn run(steps: &mut dyn client::Steps) -> Result<(Times, String)> {
+fn run(steps: &mut dyn client::Steps, interrupt: &Interrupt) -> Result<(Times, String)> {
     let started = Instant::now();
     steps.pull()?;
     let pulled = said("pulled", started);
     steps.create()?;
     let created = said("created", started);
     let output = steps.start()?;
-    let line = output.wait_for("started", || steps.ended())?;
+    let line = output.wait_for("started", interrupt, || steps.ended())?;
     let first_output = said(&format!("first output: {line}"), started);
-    let line = output.wait_for("result ", || steps.ended())?;
+    let line = output.wait_for("result ", interrupt, || steps.ended())?;
     let result = said(&line, started);
     let times = Times {
         pulled,
