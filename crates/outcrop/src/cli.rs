@@ -51,7 +51,7 @@ pub enum Command {
     /// Write an image with layers that can be read piece by piece
     Convert(Box<ConvertArgs>),
     /// Make and keep the repositories that `publish` writes
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "repo")]
     Repository(Box<RepositoryCommand>),
     /// The configuration file
     #[command(subcommand)]
@@ -187,13 +187,16 @@ mod tests {
             Usage: outcrop <COMMAND>
 
             Commands:
-              serve    Serve containerd's snapshots over a socket until SIGTERM
-              mount    Mount a whole CVMFS repository, in the foreground
-              check    Say, one line each, whether everything is there that `serve` needs
-              release  Unmount everything of ours, whether a daemon runs or not
-              config   The configuration file
-              version  Print the version
-              help     Print this message or the help of the given subcommand(s)
+              serve       Serve containerd's snapshots over a socket until SIGTERM
+              mount       Mount a whole CVMFS repository, in the foreground
+              check       Say, one line each, whether everything is there that `serve` needs
+              release     Unmount everything of ours, whether a daemon runs or not
+              publish     Put images into a CVMFS repository that any client can mount
+              convert     Write an image with layers that can be read piece by piece
+              repository  Make and keep the repositories that `publish` writes [alias: repo]
+              config      The configuration file
+              version     Print the version
+              help        Print this message or the help of the given subcommand(s)
 
             Options:
               -h, --help     Print help (see more with '--help')
@@ -292,6 +295,119 @@ mod tests {
     }
 
     #[test]
+    fn help_of_repository() {
+        insta::assert_snapshot!(help(&["repository"]), @r#"
+            Make and keep the repositories that `publish` writes
+
+            Usage: outcrop repository <COMMAND>
+
+            Commands:
+              init      Make an empty repository, with new keys unless there are some [alias: mkfs]
+              info      Say what a repository is and holds
+              list      Show images, tags or revisions [alias: ls]
+              tag       Name a revision, or take a name away
+              rollback  Publish an old revision's content as the newest one
+              resign    Sign the whitelist and the manifest anew
+              remove    Take images out, with the layers that no other image needs [alias: rm]
+              gc        Delete what only old revisions name
+              check     Compute again whatever can be computed, and say what differs
+              help      Print this message or the help of the given subcommand(s)
+
+            Options:
+              -h, --help  Print help
+        "#);
+    }
+
+    #[test]
+    fn help_of_repository_init() {
+        insta::assert_snapshot!(help(&["repository", "init"]), @r#"
+            Make an empty repository, with new keys unless there are some
+
+            Usage: outcrop repository init [OPTIONS] --repository <DIR|URL> <FQRN>
+
+            Arguments:
+              <FQRN>  The repository's full name, such as unpacked.example.org
+
+            Options:
+                  --repository <DIR|URL>   Where it lies: a directory, or
+                                           s3+http(s)://HOST[:PORT]/BUCKET[/PREFIX][?region=NAME&style=virtual]
+                  --keys <DIR>             Directory with its keys FQRN.pub, FQRN.crt, FQRN.key and
+                                           FQRN.masterkey [default: /etc/cvmfs/keys]
+                  --s3-credentials <FILE>  File with CVMFS_S3_ACCESS_KEY= and CVMFS_S3_SECRET_KEY= [default:
+                                           AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN of the
+                                           environment]
+                  --hash <HASH>            Hash that names content [default: sha1] [possible values: sha1,
+                                           rmd160, shake128]
+                  --ttl <TIME>             How often clients look for a new revision [default: 4m]
+                  --no-gc                  Keep all revisions for ever: `gc` is refused
+                  --whitelist-days <DAYS>  How long the whitelist is valid [default: 30]
+                  --description <TEXT>     What is in it, for people [default: ""]
+                  --administrator <NAME>   Who keeps it, for people [default: ""]
+                  --email <ADDRESS>        How to reach them [default: ""]
+                  --json                   Print one JSON object
+              -h, --help                   Print help (see more with '--help')
+        "#);
+    }
+
+    #[test]
+    fn help_of_repository_gc() {
+        insta::assert_snapshot!(help(&["repository", "gc"]), @r#"
+            Delete what only old revisions name
+
+            Usage: outcrop repository gc [OPTIONS] --repository <DIR|URL>
+
+            Options:
+                  --repository <DIR|URL>   Where it lies: a directory, or
+                                           s3+http(s)://HOST[:PORT]/BUCKET[/PREFIX][?region=NAME&style=virtual]
+                  --keys <DIR>             Directory with its keys FQRN.pub, FQRN.crt, FQRN.key and
+                                           FQRN.masterkey [default: /etc/cvmfs/keys]
+                  --s3-credentials <FILE>  File with CVMFS_S3_ACCESS_KEY= and CVMFS_S3_SECRET_KEY= [default:
+                                           AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN of the
+                                           environment]
+                  --wait <TIME>            Wait so long for another publisher to finish [default: 60s]
+                  --grace <TIME>           Keep revisions that were the newest within this time: clients may
+                                           still show them [default: 3d]
+                  --keep <NUMBER>          Keep so many of the newest revisions whatever their age [default: 1]
+                  --dry-run                Only say what would go
+                  --metrics-file <FILE>    Write figures for the textfile collector of a node exporter
+                  --json                   Print one JSON object
+              -h, --help                   Print help
+        "#);
+    }
+
+    #[test]
+    fn help_of_convert() {
+        insta::assert_snapshot!(help(&["convert"]), @r#"
+            Write an image with layers that can be read piece by piece
+
+            Usage: outcrop convert [OPTIONS] <IMAGE> <TARGET>
+
+            Arguments:
+              <IMAGE>   Image: REFERENCE, oci-layout:DIR[:TAG] or docker-archive:FILE[:NAME[:TAG]]
+              <TARGET>  Where it goes: REFERENCE (pushed), oci-layout:DIR[:TAG] or oci-archive:FILE[:NAME]
+
+            Options:
+                  --format <FORMAT>           Form of the layers [default: estargz] [possible values: estargz,
+                                              zstd-chunked]
+                  --level <NUMBER>            Of the compression: 1 to 9 for estargz [default: 9], 1 to 22 for
+                                              zstd-chunked [default: 3]
+                  --chunk-size <SIZE>         Most bytes of a file in one chunk [default: 4MiB]
+                  --prioritized <FILE>        File with one path a line: these come first and are prefetched
+                  --again                     Convert layers again that are of the wanted form
+                  --threads <NUMBER>          Threads that compress [default: one a processor]
+                  --scratch <DIR>             Directory for temporary files [default: TMPDIR of the environment,
+                                              else /var/tmp]
+                  --hosts-directory <DIR>     Directory with containerd's HOST/hosts.toml [default:
+                                              /etc/containerd/certs.d]
+                  --docker-config <FILE>      User names and passwords, as `docker login` writes them [default:
+                                              config.json in DOCKER_CONFIG or ~/.docker]
+                  --plain-http <HOST[:PORT]>  Speak to this registry without TLS
+                  --json                      Print one JSON object
+              -h, --help                      Print help (see more with '--help')
+        "#);
+    }
+
+    #[test]
     fn two_revisions_are_one_too_many() {
         let parse = |arguments: &[&str]| {
             Cli::try_parse_from([&["outcrop", "mount", "a.b", "/m"], arguments].concat())
@@ -299,5 +415,37 @@ mod tests {
         assert!(parse(&["--tag", "v1", "--variable", "A=1", "--variable", "B=2"]).is_ok());
         assert!(parse(&["--tag", "v1", "--date", "2026-01-01"]).is_err());
         assert!(parse(&["--cache-quota", "much"]).is_err());
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let parse = |arguments: &[&str]| {
+            let head = ["outcrop", "repository"];
+            let backend = ["--repository", "/r", "--keys", "/k"];
+            Cli::try_parse_from([&head, arguments, &backend].concat()).is_ok()
+        };
+        for (arguments, accepted) in [
+            (&["init", "a.b"][..], true),
+            (&["mkfs", "a.b", "--hash", "shake128", "--ttl", "1h"], true),
+            (&["init", "a.b", "--hash", "md5"], false),
+            (&["init", "a.b", "--whitelist-days", "0"], false),
+            (&["resign", "--days", "0"], false),
+            (&["resign", "--days", "60"], true),
+            (&["resign", "--manifest-only"], true),
+            (&["resign", "--days", "60", "--manifest-only"], false),
+            (&["tag", "v1", "--of", "v0"], true),
+            (&["tag", "v1", "--of", "v0", "--remove"], false),
+            (&["rollback"], true),
+            (&["remove"], false),
+            (&["rm", "a.b/c:1", "a.b/c:2", "--dry-run"], true),
+            (&["gc", "--grace", "12h", "--keep", "3"], true),
+            (&["gc", "--grace", "12"], false),
+            (&["gc", "--metrics-file", "/m", "--dry-run"], false),
+            (&["ls", "revisions"], true),
+            (&["list", "files"], false),
+            (&["check", "--content", "--no-tags", "--json"], true),
+        ] {
+            assert_eq!(parse(arguments), accepted, "{arguments:?}");
+        }
     }
 }

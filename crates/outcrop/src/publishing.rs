@@ -3,4 +3,6 @@
 pub mod backend;
 pub mod failure;
 pub mod registries;
+pub mod shown;
 pub mod table;
+pub mod textfile;

@@ -10,10 +10,13 @@ use crate::lock::PublishLock;
 use crate::manifest::Head;
 use crate::reflog::Reference;
 use crate::repository::Repository;
+use crate::step::{OnStep, Step};
 use crate::stored_catalog::{ObjectKey, Walk, key, object_at};
 
 /// Paths that are deleted with one call.
 const BATCH: usize = 1000;
+/// Objects between two steps that are told.
+const LISTED: u64 = 1000;
 
 /// What is kept.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +77,20 @@ impl Repository {
         options: GcOptions,
         now: jiff::Timestamp,
     ) -> Result<GcReport, Error> {
+        self.gc_with(lock, options, now, &|_| {})
+    }
+
+    /// As [`Repository::gc`]; `on_step` hears how it goes on.
+    ///
+    /// # Errors
+    /// As [`Repository::gc`].
+    pub fn gc_with(
+        &self,
+        lock: Option<&PublishLock>,
+        options: GcOptions,
+        now: jiff::Timestamp,
+        on_step: OnStep<'_>,
+    ) -> Result<GcReport, Error> {
         if !self.head().garbage_collectable {
             return Err(Error::NotAllowed(format!(
                 "{} is not garbage-collectable: its manifest says that old revisions stay",
@@ -85,10 +102,15 @@ impl Repository {
         let sorted = self.sort(threshold, options.keep_revisions.max(1))?;
         let storage = &**self.storage();
         let mut live = HashSet::new();
-        mark(&mut Walk::strict(storage), &sorted.kept, &mut live)?;
+        mark(&mut Walk::strict(storage), &sorted.kept, &mut live, on_step)?;
         let mut dead = HashSet::new();
-        mark(&mut Walk::lenient(storage), &sorted.dead, &mut dead)?;
-        let (mut report, doomed) = self.sweep(&live, &dead, threshold)?;
+        mark(
+            &mut Walk::lenient(storage),
+            &sorted.dead,
+            &mut dead,
+            on_step,
+        )?;
+        let (mut report, doomed) = self.sweep(&live, &dead, threshold, on_step)?;
         let roots = |references: &[Reference]| {
             references
                 .iter()
@@ -98,7 +120,9 @@ impl Repository {
         report.kept_revisions = roots(&sorted.kept);
         report.removed_revisions = roots(&sorted.dead);
         match lock {
-            Some(lock) if !options.dry_run => self.carry_out(lock, &sorted.dead, &doomed, now)?,
+            Some(lock) if !options.dry_run => {
+                self.carry_out(lock, &sorted.dead, &doomed, (now, on_step))?
+            }
             _ if options.dry_run => {}
             _ => {
                 return Err(Error::NotAllowed(
@@ -115,7 +139,7 @@ impl Repository {
         lock: &PublishLock,
         dead: &[Reference],
         doomed: &[String],
-        now: jiff::Timestamp,
+        (now, on_step): (jiff::Timestamp, OnStep<'_>),
     ) -> Result<(), Error> {
         if !dead.is_empty() {
             let reflog = self.reflog()?;
@@ -132,8 +156,13 @@ impl Repository {
             self.write_manifest(lock, head)?;
             self.forget_pending_reflog()?;
         }
-        for batch in doomed.chunks(BATCH) {
+        for (number, batch) in doomed.chunks(BATCH).enumerate() {
             lock.check()?;
+            on_step(Step {
+                what: "deleting objects",
+                done: (number * BATCH) as u64,
+                total: Some(doomed.len() as u64),
+            });
             self.storage().delete(batch)?;
         }
         lock.forget_journal()
@@ -199,13 +228,23 @@ impl Repository {
         live: &HashSet<ObjectKey>,
         dead: &HashSet<ObjectKey>,
         threshold: i64,
+        on_step: OnStep<'_>,
     ) -> Result<(GcReport, Vec<String>), Error> {
         let mut report = GcReport::default();
+        let mut listed = 0;
         let mut doomed = Vec::new();
         self.storage().list("data/", &mut |file| {
             let Some((hash, suffix)) = object_at(file.path) else {
                 return Ok(());
             };
+            listed += 1;
+            if listed % LISTED == 0 {
+                on_step(Step {
+                    what: "listing objects",
+                    done: listed,
+                    total: None,
+                });
+            }
             let key = key(hash, suffix);
             if live.contains(&key) {
                 report.live_objects += 1;
@@ -227,8 +266,14 @@ fn mark(
     walk: &mut Walk<'_>,
     references: &[Reference],
     marks: &mut HashSet<ObjectKey>,
+    on_step: OnStep<'_>,
 ) -> Result<(), Error> {
-    for reference in references {
+    for (number, reference) in references.iter().enumerate() {
+        on_step(Step {
+            what: "reading revisions",
+            done: number as u64,
+            total: Some(references.len() as u64),
+        });
         if reference.suffix == Suffix::Catalog {
             walk.revision(reference.hash, &mut |key| {
                 marks.insert(key);

@@ -144,11 +144,29 @@ impl Repository {
         self.commit(lock, commit)
     }
 
+    /// Fails if the whitelist does not allow the keys' certificate: what it signs, clients would refuse.
+    ///
+    /// # Errors
+    /// [`Error::Untrusted`], [`Error::NoKey`], or if the whitelist cannot be read.
+    pub fn check_certificate(&self) -> Result<(), Error> {
+        let keys = self.keys()?;
+        let whitelist = trust::whitelist(&**self.storage(), Some(keys), self.fqrn())?;
+        if keys.certificate()?.is_listed(&whitelist.fingerprints) {
+            return Ok(());
+        }
+        Err(Error::Untrusted {
+            fqrn: self.fqrn().to_owned(),
+            what: "certificate of these keys",
+            reason: "it is not on the whitelist".to_owned(),
+        })
+    }
+
     /// Signs the manifest anew, with the certificate of the keys that the repository was opened with. Same content, same revision.
     ///
     /// # Errors
-    /// If it cannot be signed or written.
+    /// [`Error::Untrusted`] if the whitelist does not allow that certificate; others if it cannot be signed or written.
     pub fn resign_manifest(&self, lock: &PublishLock, now: jiff::Timestamp) -> Result<(), Error> {
+        self.check_certificate()?;
         self.write_head(lock, self.touched(now), None)?;
         self.finish(lock)
     }

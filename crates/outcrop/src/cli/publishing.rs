@@ -8,10 +8,12 @@ use std::time::Duration;
 #[derive(Debug, Subcommand)]
 pub enum RepositoryCommand {
     /// Make an empty repository, with new keys unless there are some
+    #[command(visible_alias = "mkfs")]
     Init(InitArgs),
     /// Say what a repository is and holds
     Info(ReadArgs),
     /// Show images, tags or revisions
+    #[command(visible_alias = "ls")]
     List(ListArgs),
     /// Name a revision, or take a name away
     Tag(TagArgs),
@@ -20,14 +22,19 @@ pub enum RepositoryCommand {
     /// Clients never go back: the old content gets a new number.
     Rollback(RollbackArgs),
     /// Sign the whitelist and the manifest anew
+    ///
+    /// Clients refuse a repository whose whitelist has expired. Needs the master key, unless with --manifest-only.
     Resign(ResignArgs),
     /// Take images out, with the layers that no other image needs
     ///
     /// Their objects stay until `gc` finds no kept revision that names them.
+    #[command(visible_alias = "rm")]
     Remove(RemoveArgs),
     /// Delete what only old revisions name
     Gc(GcArgs),
     /// Compute again whatever can be computed, and say what differs
+    ///
+    /// Prints one line for each finding, with the object that is wrong; the exit code is 5 if there are any.
     Check(CheckRepositoryArgs),
 }
 
@@ -76,7 +83,7 @@ pub struct InitArgs {
     #[arg(long)]
     pub no_gc: bool,
     /// How long the whitelist is valid
-    #[arg(long, value_name = "DAYS", default_value_t = publisher::WHITELIST_DAYS)]
+    #[arg(long, value_name = "DAYS", default_value_t = publisher::WHITELIST_DAYS, value_parser = days())]
     pub whitelist_days: u32,
     /// What is in it, for people
     #[arg(long, value_name = "TEXT", default_value = "")]
@@ -151,17 +158,27 @@ pub struct TagArgs {
     /// Take the name away
     #[arg(long)]
     pub remove: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `outcrop repository rollback`
 #[derive(Args, Debug)]
 pub struct RollbackArgs {
     /// Tag of the revision to go back to [default: trunk-previous, the one before the newest]
-    #[arg(value_name = "TAG", default_value = "trunk-previous")]
+    #[arg(
+        value_name = "TAG",
+        default_value = "trunk-previous",
+        hide_default_value = true
+    )]
     pub tag: String,
     /// Which one.
     #[command(flatten)]
     pub backend: WritableBackend,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `outcrop repository resign`
@@ -171,11 +188,14 @@ pub struct ResignArgs {
     #[command(flatten)]
     pub backend: WritableBackend,
     /// How long the whitelist is valid from now on
-    #[arg(long, value_name = "DAYS", default_value_t = publisher::WHITELIST_DAYS)]
+    #[arg(long, value_name = "DAYS", default_value_t = publisher::WHITELIST_DAYS, value_parser = days(), conflicts_with = "manifest_only")]
     pub days: u32,
     /// Only the manifest: needs no master key
     #[arg(long)]
     pub manifest_only: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `outcrop repository remove`
@@ -211,7 +231,7 @@ pub struct GcArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// Write figures for the textfile collector of a node exporter
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     pub metrics_file: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
@@ -324,16 +344,26 @@ pub struct ConvertArgs {
     #[arg(value_name = "TARGET")]
     pub target: String,
     /// Form of the layers
-    #[arg(long, value_enum, default_value = "estargz")]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "estargz",
+        alias = "compression-format"
+    )]
     pub format: LayerFormat,
     /// Of the compression: 1 to 9 for estargz [default: 9], 1 to 22 for zstd-chunked [default: 3]
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        alias = "compression-level",
+        allow_negative_numbers = true
+    )]
     pub level: Option<i32>,
     /// Most bytes of a file in one chunk
     #[arg(long, value_name = "SIZE", default_value = "4MiB")]
     pub chunk_size: bytesize::ByteSize,
     /// File with one path a line: these come first and are prefetched
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", alias = "prioritized-files")]
     pub prioritized: Option<PathBuf>,
     /// Convert layers again that are of the wanted form
     #[arg(long)]
@@ -358,7 +388,13 @@ pub enum LayerFormat {
     /// gzip members and a table of contents: read by every runtime
     Estargz,
     /// zstd frames and a table of contents: smaller
+    #[value(alias = "zstd:chunked")]
     ZstdChunked,
+}
+
+/// Ten years at most.
+fn days() -> clap::builder::RangedU64ValueParser<u32> {
+    clap::builder::RangedU64ValueParser::new().range(1..=3650)
 }
 
 /// `90s`, `4m`, `3d`, `1h30m`.

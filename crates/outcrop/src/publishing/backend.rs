@@ -10,6 +10,9 @@ use std::sync::Arc;
 /// Where `cvmfs_server` keeps keys, too.
 const KEYS: &str = "/etc/cvmfs/keys";
 
+/// Where temporary files go unless something else is said.
+const SCRATCH: &str = "/var/tmp";
+
 /// Larger files with credentials are none.
 const MAX_CREDENTIALS_BYTES: u64 = 64 << 10;
 
@@ -70,10 +73,27 @@ pub fn open_writable(
         .fqrn()
         .to_owned();
     let keys = Keys::load(&keys_directory(&options.backend), &fqrn)?;
-    Ok(match expired {
-        true => Repository::open_expired(storage, Some(keys))?,
-        false => Repository::open(storage, Some(keys), jiff::Timestamp::now())?,
-    })
+    if expired {
+        return Ok(Repository::open_expired(storage, Some(keys))?);
+    }
+    let repository = Repository::open(storage, Some(keys), jiff::Timestamp::now())?;
+    repository.check_certificate()?;
+    Ok(repository)
+}
+
+/// Where temporary files go: what was asked for, else TMPDIR, else `/var/tmp`, which is large and not in memory as `/tmp` often is.
+pub fn scratch(given: Option<&Path>) -> PathBuf {
+    let environment = || std::env::var_os("TMPDIR").map(PathBuf::from);
+    given
+        .map(Path::to_owned)
+        .or_else(environment)
+        .unwrap_or_else(|| SCRATCH.into())
+}
+
+/// Threads that compress: what was asked for, else one a processor.
+pub fn threads(given: Option<u16>) -> usize {
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+    given.map_or_else(processors, usize::from)
 }
 
 /// Waits for the right to publish.

@@ -49,7 +49,16 @@ impl From<StorageError> for Error {
 
 impl From<SourceError> for Error {
     fn from(error: SourceError) -> Self {
-        wrapped(error.kind().into(), None, error)
+        let hint = match error.kind() {
+            publisher::Kind::Unavailable => Some(
+                "is the registry up, and may you pull? `docker login`, or --docker-config; --plain-http for one without TLS",
+            ),
+            publisher::Kind::Usage => Some(
+                "such as registry.example.org/group/image:1.0, oci-layout:DIR[:TAG] or docker-archive:FILE",
+            ),
+            _ => None,
+        };
+        wrapped(error.kind().into(), hint, error)
     }
 }
 
@@ -72,10 +81,24 @@ impl From<ConvertError> for Error {
     fn from(error: ConvertError) -> Self {
         match error {
             ConvertError::Source(error) => error.into(),
-            ConvertError::TargetName { .. } => wrapped(Kind::Usage, None, error),
-            ConvertError::Scratch(_) | ConvertError::Target { .. } | ConvertError::Push(_) => {
-                wrapped(Kind::Unavailable, None, error)
-            }
+            ConvertError::TargetName { .. } => wrapped(
+                Kind::Usage,
+                Some("such as registry.example.org/group/image:1.0-esgz or oci-layout:/srv/image"),
+                error,
+            ),
+            ConvertError::Scratch(_) => wrapped(
+                Kind::Unavailable,
+                Some("name a directory with enough space with --scratch"),
+                error,
+            ),
+            ConvertError::Target { .. } => wrapped(Kind::Unavailable, None, error),
+            ConvertError::Push(_) => wrapped(
+                Kind::Unavailable,
+                Some(
+                    "may you push there? `docker login`, or --docker-config; --plain-http for a registry without TLS",
+                ),
+                error,
+            ),
             other => wrapped(Kind::Corrupt, None, other),
         }
     }

@@ -48,7 +48,7 @@ impl Contents {
 
 /// Reads and checks a catalog, without those that are mounted in it.
 pub(super) fn read(
-    objects: &mut Objects,
+    objects: &mut Objects<'_>,
     hash: ContentHash,
     mountpoint: &[u8],
 ) -> Result<(Contents, Vec<Finding>), Error> {
@@ -264,7 +264,7 @@ impl Reading {
         }
     }
 
-    fn check_objects(&mut self, objects: &mut Objects) -> Result<(), Error> {
+    fn check_objects(&mut self, objects: &mut Objects<'_>) -> Result<(), Error> {
         for index in 0..self.rows.len() {
             let row = &self.rows[index];
             if !row.has_objects() {

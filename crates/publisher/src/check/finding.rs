@@ -30,6 +30,27 @@ pub enum Problem {
     WrongHistory,
 }
 
+impl Problem {
+    /// For scripts.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Corrupt => "corrupt",
+            Self::WrongCounter => "wrong-counter",
+            Self::WrongSize => "wrong-size",
+            Self::WrongRevision => "wrong-revision",
+            Self::MountpointMismatch => "mountpoint-mismatch",
+            Self::DanglingRow => "dangling-row",
+            Self::BadRow => "bad-row",
+            Self::WrongChunks => "wrong-chunks",
+            Self::WrongLinkCount => "wrong-link-count",
+            Self::WrongReflog => "wrong-reflog",
+            Self::WrongHistory => "wrong-history",
+        }
+    }
+}
+
 /// Something that is wrong with a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::history::Tag;
 use crate::reflog::{MAX_REFLOG_BYTES, REFLOG, Reflog};
 use crate::repository::Repository;
+use crate::step::OnStep;
 use crate::stored;
 use crate::stored_catalog::{MAX_CATALOG_BYTES, Nested};
 
@@ -71,9 +72,21 @@ impl Repository {
     /// # Errors
     /// Only if the check itself cannot be made; what is wrong with the repository is in the report.
     pub fn check(&self, options: CheckOptions) -> Result<CheckReport, Error> {
+        self.check_with(options, &|_| {})
+    }
+
+    /// As [`Repository::check`]; `on_step` hears how it goes on.
+    ///
+    /// # Errors
+    /// As [`Repository::check`].
+    pub fn check_with(
+        &self,
+        options: CheckOptions,
+        on_step: OnStep<'_>,
+    ) -> Result<CheckReport, Error> {
         let mut check = Check {
             repository: self,
-            objects: Objects::listed(Arc::clone(self.storage()), options.content)?,
+            objects: Objects::listed(Arc::clone(self.storage()), options.content, on_step)?,
             checked: HashMap::new(),
             report: CheckReport::default(),
         };
@@ -90,7 +103,7 @@ impl Repository {
 
 struct Check<'a> {
     repository: &'a Repository,
-    objects: Objects,
+    objects: Objects<'a>,
     /// Catalogs that were looked at, with what those above compare; `None` if they cannot be read.
     checked: HashMap<ContentHash, Option<Arc<Contents>>>,
     report: CheckReport,

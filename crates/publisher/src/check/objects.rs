@@ -4,15 +4,18 @@ use std::sync::Arc;
 use cvmfs::{Compression, ContentHash, Hasher, ObjectRef, Suffix};
 
 use crate::error::Error;
+use crate::step::{OnStep, Step};
 use crate::storage::Storage;
 use crate::stored_catalog::{ObjectKey, key, object_at};
 
 const PIECE: usize = 256 << 10;
 
 /// All objects of the backend, by one listing: asking for each would take a request each.
-pub(super) struct Objects {
+pub(super) struct Objects<'a> {
     storage: Arc<dyn Storage>,
     content: bool,
+    on_step: OnStep<'a>,
+    looked: u64,
     /// Whether a revision named it.
     there: HashMap<ObjectKey, bool>,
 }
@@ -23,8 +26,12 @@ pub(super) enum Wrong {
     Corrupt(String),
 }
 
-impl Objects {
-    pub(super) fn listed(storage: Arc<dyn Storage>, content: bool) -> Result<Self, Error> {
+impl<'a> Objects<'a> {
+    pub(super) fn listed(
+        storage: Arc<dyn Storage>,
+        content: bool,
+        on_step: OnStep<'a>,
+    ) -> Result<Self, Error> {
         let mut there = HashMap::new();
         storage.list("data/", &mut |file| {
             if let Some((hash, suffix)) = object_at(file.path) {
@@ -35,6 +42,8 @@ impl Objects {
         Ok(Self {
             storage,
             content,
+            on_step,
+            looked: 0,
             there,
         })
     }
@@ -53,6 +62,14 @@ impl Objects {
             return Ok(Some(Wrong::Missing));
         };
         let before = std::mem::replace(named, true);
+        if !before {
+            self.looked += 1;
+            (self.on_step)(Step {
+                what: "checking objects",
+                done: self.looked,
+                total: Some(self.there.len() as u64),
+            });
+        }
         if before || !self.content {
             return Ok(None);
         }

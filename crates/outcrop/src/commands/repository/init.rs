@@ -1,5 +1,6 @@
 //! `outcrop repository init`
 
+use super::warn;
 use crate::cli::{HashName, InitArgs};
 use crate::commands::print;
 use crate::error::{Error, Kind};
@@ -10,12 +11,29 @@ use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+/// What makes a directory a repository.
+const MANIFEST: &str = ".cvmfspublished";
+
 /// Makes keys unless the directory has some, then the repository.
 pub(super) fn run(args: &InitArgs, out: &mut dyn Write) -> Result<(), Error> {
     let runtime = wiring::runtime()?;
     let now = jiff::Timestamp::now();
     let storage = backend::storage(&args.backend, &runtime)?;
     let directory = backend::keys_directory(&args.backend);
+    // Before keys are made that nobody needs.
+    if storage.size(MANIFEST)?.is_some() {
+        return Err(publisher::Error::Exists {
+            location: storage.location(),
+        }
+        .into());
+    }
+    let public_place = Path::new(&args.backend.repository);
+    if args.backend.keys.is_some() && directory.starts_with(public_place) {
+        warn(&format!(
+            "the keys in {} lie within the repository, which web servers serve: move them elsewhere",
+            directory.display()
+        ));
+    }
     let made = !Keys::exist(&directory, &args.fqrn);
     let keys = match made {
         true => Keys::generate(&args.fqrn, now)?,
