@@ -93,6 +93,7 @@ fn config(root: &Path) -> Config {
             prefetch: false,
             background: false,
         },
+        unpack: layerfs::Unpack::Never,
     }
 }
 

@@ -1,5 +1,8 @@
 //! Claim and attach: from a layer's digest to a mounted chain.
 
+mod opening;
+mod unpacking;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,19 +11,17 @@ use std::time::{Duration, Instant};
 use crate::attach::Attachments;
 use crate::builds::{Build, Builds, Outcome};
 use crate::chain_fs::ChainFs;
-use crate::embedded::EmbeddedSource;
 use crate::error::{AttachError, Refusal, SourceError};
-use crate::estargz::{
-    BlobSource, EstargzSource, Fetching, MountedBlobs, RegistryBlobs, RepositoryBlobs,
-};
+use crate::estargz::Fetching;
 use crate::locate::{Found, Sources};
 use crate::metrics::Metrics;
-use crate::mounted::MountedSource;
-use crate::own_mounts::OwnMounts;
-use crate::source::{Blob, FromRegistry, Layer, LayerSource, Located, Opened, Source, Wanted};
+use crate::source::{Blob, Layer, LayerSource, Source, Wanted};
 use crate::space::Space;
 use crate::tree_store::{MappedTree, TreeStore, chain_key, is_key, map, tree_key, write_counted};
+use crate::unpacked::{self, Unpack};
 use image::{Digest, EMPTY_LAYER, Reference, chain_id};
+use opening::Opening;
+use unpacking::{UNPACKED_AT_ONCE, Unpacking};
 
 /// Name of the source of layers that need none.
 const EMPTY_SOURCE: &str = "empty";
@@ -50,6 +51,8 @@ pub struct Config {
     pub cache: Option<Arc<cache::Cache>>,
     /// What is fetched before anybody asks.
     pub fetching: Fetching,
+    /// Which ordinary layers are fetched and unpacked here.
+    pub unpack: Unpack,
 }
 
 /// A layer as its image's manifest states it.
@@ -88,6 +91,8 @@ pub struct LayerRequest {
     pub diff_id: Option<Digest>,
     /// This and the following layers of the image, as far as known.
     pub image_layers: Vec<ImageLayer>,
+    /// Whether nothing more will be known of the image: only then an ordinary layer is unpacked here.
+    pub complete: bool,
 }
 
 /// A layer that can be served.
@@ -150,6 +155,19 @@ impl LayerRequest {
     }
 }
 
+impl LayerRequest {
+    /// Another layer of the same image.
+    fn wanted_above(&self, layer: &ImageLayer) -> Wanted {
+        Wanted {
+            blob: Blob {
+                digest: layer.digest,
+                reference: self.reference.clone(),
+            },
+            annotations: layer.annotations.clone(),
+        }
+    }
+}
+
 impl ChainLayer {
     fn wanted(&self) -> Wanted {
         Wanted {
@@ -178,6 +196,7 @@ struct Inner {
     sources: Sources,
     trees: Arc<TreeStore>,
     builds: Arc<Builds>,
+    unpacking: Unpacking,
     attachments: Attachments,
     space: Arc<Space>,
     build_deadline: Duration,
@@ -189,49 +208,46 @@ impl Layers {
     ///
     /// # Errors
     /// The state directory cannot be used, or threads cannot be started.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a constructor takes its settings"
+    )]
     pub fn open(config: Config, sources: Vec<Source>) -> Result<Self, AttachError> {
-        let Config {
-            root,
-            build_deadline,
-            build_threads,
-            workers,
-            read_ahead_kib,
-            tree_grace,
-            mounted_deadline,
-            cache,
-            fetching,
-        } = config;
         let metrics = Metrics::default();
-        let space = Arc::new(Space::new(cache.clone()));
-        let trees = Arc::new(TreeStore::open(&root, Arc::clone(&space), tree_grace)?);
+        let root = &config.root;
+        let space = Arc::new(Space::new(config.cache.clone()));
+        let trees = TreeStore::open(root, Arc::clone(&space), config.tree_grace)?;
+        let trees = Arc::new(trees);
         let attachments = Attachments::open(
-            &root,
-            workers,
-            read_ahead_kib,
+            root,
+            config.workers,
+            config.read_ahead_kib,
             Arc::clone(&space),
             metrics.clone(),
         )?;
-        let mut opened = Opening::default();
+        let mut opening = Opening::default();
         for source in sources {
-            opened.add(source, attachments.own(), mounted_deadline);
+            opening.add(source, attachments.own(), config.mounted_deadline);
         }
-        if let Some(cache) = cache {
-            let trees = Arc::clone(&trees);
-            let lazy =
-                EstargzSource::new(opened.blobs, cache, trees, fetching, metrics.lazy.clone());
-            opened.layers.push(Arc::new(lazy));
-        }
-        opened.layers.push(Arc::new(Empty));
-        let sources = Sources::new(opened.layers);
-        let builds = Builds::start(build_threads)
-            .map_err(|cause| AttachError::Disk { path: root, cause })?;
+        let (sources, unpacked) = opening.finish(&config, &trees, &space, &metrics)?;
+        let threads = |number| {
+            Builds::start(number).map_err(|cause| AttachError::Disk {
+                path: root.clone(),
+                cause,
+            })
+        };
         let inner = Inner {
             sources,
             trees,
-            builds,
+            builds: threads(config.build_threads)?,
+            unpacking: Unpacking {
+                source: unpacked,
+                which: config.unpack,
+                builds: threads(UNPACKED_AT_ONCE)?,
+            },
             attachments,
             space,
-            build_deadline,
+            build_deadline: config.build_deadline,
             metrics,
         };
         Ok(Self {
@@ -312,6 +328,9 @@ impl Layers {
                 || mounted.contains(tree)
                 || named.chains.iter().flatten().any(|named| named == tree)
         })?;
+        if self.inner.unpacking.source.retain()? {
+            self.inner.sources.forget_all_of(unpacked::NAME);
+        }
         Ok(Removed { trees, chains })
     }
 
@@ -331,13 +350,7 @@ impl Layers {
             .filter(|layer| layer.digest != request.layer);
         for layer in others {
             let inner = Arc::clone(&self.inner);
-            let wanted = Wanted {
-                blob: Blob {
-                    digest: layer.digest,
-                    reference: request.reference.clone(),
-                },
-                annotations: layer.annotations.clone(),
-            };
+            let wanted = request.wanted_above(layer);
             self.inner.builds.later(move || {
                 inner.sources.prepare(&wanted);
                 if let Ok(found) = inner.sources.find(&wanted) {
@@ -355,7 +368,10 @@ impl Inner {
             return self.claim_empty(request);
         }
         let wanted = request.wanted();
-        let found = self.sources.find(&wanted)?;
+        let found = match self.sources.find(&wanted) {
+            Err(refusal) if self.may_unpack(request, &refusal) => self.unpack(request, &wanted)?,
+            found => found?,
+        };
         if let Some(stated) = &found.located.diff_id
             && chain_id(parent, stated) != request.chain_id
         {
@@ -521,6 +537,9 @@ impl Inner {
             layer: layer.layer.to_string(),
             cause,
         };
+        if layer.source == unpacked::NAME {
+            self.unpack_again(layer, deadline).map_err(failed)?;
+        }
         let found = self.find_as_claimed(layer, source)?;
         if let Some(build) = self.build(&layer.wanted(), &found) {
             match build.wait(deadline) {
@@ -566,69 +585,5 @@ impl Inner {
                 layer: layer.layer.to_string(),
                 source_name: layer.source.clone(),
             })
-    }
-}
-
-/// The sources of the configuration, each as what it can be.
-#[derive(Default)]
-struct Opening {
-    /// Layers unpacked in repositories.
-    layers: Vec<Arc<dyn LayerSource>>,
-    /// Blobs, in repositories and registries.
-    blobs: Vec<Arc<dyn BlobSource>>,
-}
-
-impl Opening {
-    fn add(&mut self, source: Source, own: &Arc<OwnMounts>, mounted_deadline: Duration) {
-        match source {
-            Source::Embedded(embedded) => {
-                let source = Arc::new(EmbeddedSource::new(embedded));
-                let blobs = RepositoryBlobs::new(Arc::clone(&source), source.name());
-                self.blobs.push(Arc::new(blobs));
-                self.layers.push(source);
-            }
-            Source::Mounted(mounted) => {
-                let source = MountedSource::new(mounted, Arc::clone(own), mounted_deadline);
-                let source = Arc::new(source);
-                let blobs = MountedBlobs::new(Arc::clone(&source), source.name());
-                self.blobs.push(Arc::new(blobs));
-                self.layers.push(source);
-            }
-            Source::Registry(FromRegistry {
-                client,
-                trust_without_diff_id,
-            }) => {
-                let blobs = RegistryBlobs::new(client, trust_without_diff_id);
-                self.blobs.push(Arc::new(blobs));
-            }
-        }
-    }
-}
-
-/// The source of the empty layer, which needs none: it is found by its diffID, never searched.
-struct Empty;
-
-impl LayerSource for Empty {
-    fn name(&self) -> &str {
-        EMPTY_SOURCE
-    }
-
-    fn locate(&self, _: &Wanted) -> Result<Option<Located>, SourceError> {
-        Ok(None)
-    }
-
-    fn build(&self, _: &Wanted, _: &Located) -> Result<Vec<u8>, SourceError> {
-        Err(no_content())
-    }
-
-    fn open(&self, _: &Layer, _: &tree::Extent<'_>, _: u64, _: u64) -> Result<Opened, SourceError> {
-        Err(no_content())
-    }
-}
-
-fn no_content() -> SourceError {
-    SourceError::Corrupt {
-        source_name: EMPTY_SOURCE.to_owned(),
-        reason: "an empty layer has no content".to_owned(),
     }
 }

@@ -13,6 +13,7 @@
 //! ```text
 //! <root>/
 //! ├── trees/v<format>/<key>       a layer's tree, immutable, named by what it was made from
+//! ├── unpacked/<layer>.<diffID>   tars of ordinary layers that lie below lazy ones
 //! └── chains/<key>/{tree,fs/}     the merged tree of a chain and its mount point
 //! ```
 
@@ -37,6 +38,7 @@ mod repository_fs;
 mod source;
 mod space;
 mod tree_store;
+mod unpacked;
 
 pub use error::{AttachError, Refusal, SourceError};
 pub use estargz::Fetching;
@@ -44,3 +46,4 @@ pub use layers::{ChainLayer, Claimed, Config, ImageLayer, LayerRequest, Layers, 
 pub use metrics::{LazyMetrics, Metrics};
 pub use repository_fs::{Ownership, RepositoryFs, RepositoryFsOptions};
 pub use source::{Embedded, FromRegistry, Mounted, OpenRepository, Source};
+pub use unpacked::Unpack;

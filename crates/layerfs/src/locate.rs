@@ -89,6 +89,11 @@ impl Sources {
         }
     }
 
+    /// What a source had is not remembered any more.
+    pub(crate) fn forget_all_of(&self, source: &str) {
+        lock(&self.remembered).retain(|_, (_, found)| !found.source.is_named(source));
+    }
+
     /// The next one who asks gets a fresh answer.
     pub(crate) fn forget(&self, wanted: &Wanted) {
         lock(&self.remembered).remove(wanted);

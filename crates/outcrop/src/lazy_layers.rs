@@ -96,6 +96,7 @@ impl LazyLayers for NodeLayers {
             diff_id: request.diff_id,
             annotations: request.annotations.clone(),
             reference: reference(request.image_reference.as_deref()),
+            complete: request.complete,
             image_layers: request.image_layers.iter().map(image_layer).collect(),
         };
         let claimed = self

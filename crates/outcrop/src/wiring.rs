@@ -1,6 +1,6 @@
 //! From resolved options to the libraries' values, and from their errors to ours.
 
-use crate::config::{Access, Config, Embedded, Registry, RepositoryEntry};
+use crate::config::{Access, Config, Embedded, Registry, RepositoryEntry, Unpack};
 use crate::error::{Error, Kind};
 use crate::publishing::registries;
 use crate::repository::{self, EtcCvmfs, OpenAt, Repository, Stated};
@@ -147,6 +147,15 @@ pub fn fetching(config: &Config) -> layerfs::Fetching {
     layerfs::Fetching {
         prefetch: config.lazy.prefetch,
         background: config.lazy.background_fetch,
+    }
+}
+
+/// Which ordinary layers are fetched and unpacked by the daemon.
+pub fn unpack(config: &Config) -> layerfs::Unpack {
+    match config.lazy.unpack {
+        Unpack::BelowLazy => layerfs::Unpack::BelowLazy,
+        Unpack::Always => layerfs::Unpack::Always,
+        Unpack::Never => layerfs::Unpack::Never,
     }
 }
 

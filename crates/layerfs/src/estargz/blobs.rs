@@ -37,6 +37,9 @@ pub(crate) trait BlobSource: Send + Sync {
     /// Whether it is worth asking; a registry is never asked for this.
     fn may_hold(&self, blob: &Blob) -> Result<bool, SourceError>;
 
+    /// Length of the blob; `None` if it has it not.
+    fn size(&self, blob: &Blob) -> Result<Option<u64>, SourceError>;
+
     /// The last bytes, [`TAIL`] at least unless the blob is shorter; `None` if it has not the blob.
     fn tail(&self, blob: &Blob) -> Result<Option<Tail>, SourceError>;
 
@@ -165,6 +168,10 @@ impl BlobSource for RepositoryBlobs {
         Ok(self.held(blob)?.is_some())
     }
 
+    fn size(&self, blob: &Blob) -> Result<Option<u64>, SourceError> {
+        Ok(self.held(blob)?.map(|held| held.size))
+    }
+
     fn tail(&self, blob: &Blob) -> Result<Option<Tail>, SourceError> {
         let Some(held) = self.held(blob)? else {
             return Ok(None);
@@ -219,6 +226,10 @@ impl BlobSource for MountedBlobs {
 
     fn may_hold(&self, blob: &Blob) -> Result<bool, SourceError> {
         Ok(self.source.file_length(Self::path(blob))?.is_some())
+    }
+
+    fn size(&self, blob: &Blob) -> Result<Option<u64>, SourceError> {
+        self.source.file_length(Self::path(blob))
     }
 
     fn tail(&self, blob: &Blob) -> Result<Option<Tail>, SourceError> {
@@ -278,6 +289,15 @@ impl BlobSource for RegistryBlobs {
 
     fn may_hold(&self, blob: &Blob) -> Result<bool, SourceError> {
         Ok(blob.reference.is_some())
+    }
+
+    fn size(&self, blob: &Blob) -> Result<Option<u64>, SourceError> {
+        let Some(image) = &blob.reference else {
+            return Ok(None);
+        };
+        self.client
+            .head_blob(image, &blob.digest)
+            .map_err(|error| unavailable(&self.shown(blob), &error))
     }
 
     fn tail(&self, blob: &Blob) -> Result<Option<Tail>, SourceError> {

@@ -196,6 +196,7 @@ fn the_empty_layer_needs_no_source() {
     let node = Layers::open(world.config(), vec![]).unwrap();
     let blob = parsed(&testkit::digest(b"1024 zero bytes, compressed somehow"));
     let mut request = LayerRequest {
+        complete: false,
         layer: blob,
         chain_id: EMPTY_LAYER,
         parent_chain_id: None,

@@ -73,6 +73,7 @@ fn a_chain_of_the_real_publishers_layers_is_its_flat_image() {
     let (mut parent, mut chain) = (None, Vec::new());
     for (layer, diff_id) in LAYERS.iter().zip(diff_ids(&fixture)) {
         let request = LayerRequest {
+            complete: false,
             layer: parsed(layer),
             chain_id: chain_id(parent.as_ref(), &diff_id),
             parent_chain_id: parent,

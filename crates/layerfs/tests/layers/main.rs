@@ -18,4 +18,5 @@ mod outside;
 mod random;
 mod repository_fs;
 mod trees;
+mod unpacking;
 mod world;

@@ -143,6 +143,7 @@ impl World {
                 prefetch: false,
                 background: false,
             },
+            unpack: layerfs::Unpack::Never,
         }
     }
 
@@ -275,6 +276,7 @@ pub(crate) fn requests(layers: &[LayerBlob]) -> Vec<LayerRequest> {
             diff_id: Some(parsed(&layer.diff_id)),
             annotations: [].into(),
             reference: None,
+            complete: false,
             image_layers: image_layers[number..]
                 .iter()
                 .map(|&digest| digest.into())

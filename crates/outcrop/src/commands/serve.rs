@@ -68,6 +68,7 @@ fn layers(
         mounted_deadline: config.mounted_deadline,
         cache: Some(Arc::clone(cache)),
         fetching: wiring::fetching(config),
+        unpack: wiring::unpack(config),
     };
     let layers = Layers::open(settings, sources).map_err(|error| {
         Error::new(Kind::Unavailable, "cannot open the layers' state")
