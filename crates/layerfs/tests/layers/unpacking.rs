@@ -176,7 +176,7 @@ fn only_where_it_helps_and_is_wanted() {
     // Nobody said where.
     let nowhere = LayerRequest {
         reference: None,
-        ..request.clone()
+        ..request
     };
     refused(Unpack::BelowLazy, &nowhere);
     assert!(mixed.files().is_empty());
