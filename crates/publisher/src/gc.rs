@@ -121,7 +121,7 @@ impl Repository {
         report.removed_revisions = roots(&sorted.dead);
         match lock {
             Some(lock) if !options.dry_run => {
-                self.carry_out(lock, &sorted.dead, &doomed, (now, on_step))?
+                self.carry_out(lock, &sorted.dead, &doomed, (now, on_step))?;
             }
             _ if options.dry_run => {}
             _ => {

@@ -46,6 +46,12 @@ fn time(seconds: i64) -> String {
         .map_or_else(|_| seconds.to_string(), |time| time.to_string())
 }
 
+/// `1 catalog`, `2 catalogs`.
+fn count(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
 /// A line for people beside the output proper.
 fn warn(line: &str) {
     // A closed stderr must not fail what is done already.

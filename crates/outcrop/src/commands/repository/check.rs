@@ -1,5 +1,6 @@
 //! `outcrop repository check`
 
+use super::count;
 use crate::cli::CheckRepositoryArgs;
 use crate::commands::print;
 use crate::error::{Error, Kind};
@@ -31,8 +32,8 @@ pub(super) fn run(args: &CheckRepositoryArgs, out: &mut dyn Write) -> Result<(),
     match report.findings.len() {
         0 => Ok(()),
         number => {
-            let are = if number == 1 { "finding" } else { "findings" };
-            let message = format!("{}: {number} {are}", repository.storage().location());
+            let found = count(number as u64, "finding");
+            let message = format!("{}: {found}", repository.storage().location());
             Err(Error::new(Kind::Corrupt, message).hint(
                 "objects come back if a layer is published again with --again; `outcrop repository rollback` goes back to a sound revision",
             ))
@@ -46,9 +47,13 @@ fn looked_at(report: &CheckReport, content: bool) -> String {
     } else {
         "looked for"
     };
+    let counted = |number: usize, what| count(number as u64, what);
     format!(
-        "{} revisions, {} catalogs, {} objects {how}; {} objects are named by none of these revisions",
-        report.revisions, report.catalogs, report.objects, report.unnamed
+        "{}, {}, {} {how}; {} named by none of these revisions",
+        counted(report.revisions, "revision"),
+        counted(report.catalogs, "catalog"),
+        counted(report.objects, "object"),
+        counted(report.unnamed, "object"),
     )
 }
 

@@ -1,5 +1,6 @@
 //! `outcrop repository gc`
 
+use super::count;
 use crate::cli::GcArgs;
 use crate::commands::print;
 use crate::error::Error;
@@ -51,17 +52,20 @@ fn collect(repository: &Repository, args: &GcArgs) -> Result<GcReport, Error> {
 
 fn lines(report: &GcReport, dry_run: bool) -> Vec<String> {
     let verb = if dry_run { "would remove" } else { "removed" };
+    let (removed, kept) = (report.removed_revisions, report.kept_revisions);
     vec![
         format!(
-            "{verb} {} revisions and {} objects ({}), {} of them named by no revision ever",
-            report.removed_revisions,
-            report.removed_objects,
+            "{verb} {} and {} ({}), {} of them never named by any revision",
+            count(removed as u64, "revision"),
+            count(report.removed_objects, "object"),
             bytes(report.removed_bytes),
             report.orphans
         ),
         format!(
-            "kept {} revisions and {} objects; {} more are named by no revision and too young to go",
-            report.kept_revisions, report.live_objects, report.young_orphans
+            "kept {} and {}; {} more named by no revision and too young to go",
+            count(kept as u64, "revision"),
+            count(report.live_objects, "object"),
+            report.young_orphans
         ),
     ]
 }

@@ -13,36 +13,65 @@ use std::io::Write;
 /// Below this, somebody should know.
 const FEW_DAYS: i64 = 7;
 
+/// How long clients accept the whitelist.
+struct Validity {
+    expired: bool,
+    /// Rounded; below zero if it has expired long ago.
+    days: i64,
+}
+
+impl Validity {
+    fn of(expiry: jiff::Timestamp, now: jiff::Timestamp) -> Self {
+        const HOUR: i64 = 3600;
+        const DAY: i64 = 24 * HOUR;
+        let left = expiry.as_second() - now.as_second();
+        Self {
+            // Clients compare whole hours.
+            expired: now.as_second().div_euclid(HOUR) >= expiry.as_second().div_euclid(HOUR),
+            days: (left + DAY / 2).div_euclid(DAY),
+        }
+    }
+
+    fn warning(&self) -> Option<String> {
+        let next = "`outcrop repository resign`";
+        if self.expired {
+            return Some(format!(
+                "the whitelist has expired: clients refuse the repository until {next}"
+            ));
+        }
+        let days = self.days;
+        (days < FEW_DAYS)
+            .then(|| format!("the whitelist expires in {days} days: sign it anew with {next}"))
+    }
+}
+
 /// What there is to know.
 pub(super) fn run(args: &ReadArgs, out: &mut dyn Write) -> Result<(), Error> {
     let runtime = wiring::runtime()?;
     let repository = backend::open(&args.backend, &runtime)?;
     let (info, tags) = (repository.info()?, repository.tags()?);
-    let left = info.whitelist_expiry.as_second() - jiff::Timestamp::now().as_second();
-    let days = left.div_euclid(86_400);
-    if days < FEW_DAYS {
-        warn(&match left {
-            ..=0 => "the whitelist has expired: clients refuse the repository until `outcrop repository resign`".to_owned(),
-            _ => format!("the whitelist expires in {days} days: sign it anew with `outcrop repository resign`"),
-        });
+    let validity = Validity::of(info.whitelist_expiry, jiff::Timestamp::now());
+    if let Some(line) = validity.warning() {
+        warn(&line);
     }
     if args.json {
-        return print(out, &json(&info, &tags, days).to_string());
+        return print(out, &json(&info, &tags, &validity).to_string());
     }
-    for (name, value) in lines(&info, &tags, days) {
+    for (name, value) in lines(&info, &tags, &validity) {
         print(out, &format!("{name:<19} {value}"))?;
     }
     Ok(())
 }
 
-fn lines(info: &Info, tags: &[Tag], days: i64) -> Vec<(&'static str, String)> {
+fn lines(info: &Info, tags: &[Tag], validity: &Validity) -> Vec<(&'static str, String)> {
     let head = &info.head;
     let yes_no = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
     let names: Vec<_> = tags.iter().map(|tag| tag.name.as_str()).collect();
-    let expires = match days {
-        ..0 => "expired",
-        _ => "expires",
+    let expires = match validity.expired {
+        true => "expired",
+        false => "expires",
     };
+    let days = validity.days;
     vec![
         ("name", head.fqrn.clone()),
         ("location", info.location.clone()),
@@ -75,7 +104,7 @@ fn algorithm(head: &Head) -> &'static str {
     }
 }
 
-fn json(info: &Info, tags: &[Tag], days: i64) -> serde_json::Value {
+fn json(info: &Info, tags: &[Tag], validity: &Validity) -> serde_json::Value {
     let head = &info.head;
     serde_json::json!({
         "fqrn": head.fqrn,
@@ -88,7 +117,8 @@ fn json(info: &Info, tags: &[Tag], days: i64) -> serde_json::Value {
         "time_to_live_seconds": head.time_to_live,
         "garbage_collectable": head.garbage_collectable,
         "whitelist_expiry": info.whitelist_expiry.as_second(),
-        "whitelist_days_left": days,
+        "whitelist_expired": validity.expired,
+        "whitelist_days_left": validity.days,
         "fingerprints": info.fingerprints,
         "tags": tags.iter().map(|tag| &tag.name).collect::<Vec<_>>(),
         "files": info.files,
@@ -97,4 +127,33 @@ fn json(info: &Info, tags: &[Tag], days: i64) -> serde_json::Value {
         "catalogs": info.nested_catalogs + 1,
         "file_bytes": info.file_bytes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_told_a_week_before() {
+        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        let expiry = 1_800_000_000 / 3600 * 3600;
+        for (left, days, expired, said) in [
+            (30 * 86_400, 30, false, None),
+            (7 * 86_400, 7, false, None),
+            (6 * 86_400, 6, false, Some("expires in 6 days")),
+            (3600, 0, false, Some("expires in 0 days")),
+            (0, 0, true, Some("has expired")),
+            (-3 * 86_400, -3, true, Some("has expired")),
+        ] {
+            let validity = Validity::of(at(expiry), at(expiry - left));
+            assert_eq!((validity.days, validity.expired), (days, expired), "{left}");
+            let warning = validity.warning();
+            assert_eq!(warning.is_some(), said.is_some(), "{left}");
+            assert!(
+                warning
+                    .unwrap_or_default()
+                    .contains(said.unwrap_or_default())
+            );
+        }
+    }
 }
