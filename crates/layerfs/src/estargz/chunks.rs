@@ -1,12 +1,14 @@
 //! Contents of lazy layers: from the cache by the chunk's own digest, else from the blob's sources
 //! in order. A source that fails, or gives a chunk that is not the one, is passed over at the read.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cache::{Cache, FetchError, Key, Object};
+use image::Digest;
 use image::estargz::{Chunk, Codec, decode_chunks, decode_member, decode_unverified};
 
 use super::blobs::BlobSource;
@@ -18,7 +20,11 @@ use crate::metrics::LazyMetrics;
 use crate::source::{Blob, Layer, Opened};
 
 /// A source that could not be reached is asked last for so long.
-const AVOID: Duration = Duration::from_secs(10);
+const AVOID: Duration = Duration::from_secs(30);
+/// A source that has not a blob is not asked for it for so long.
+const ABSENT: Duration = Duration::from_secs(60);
+/// Blobs of which that is remembered.
+const MAX_ABSENT: usize = 4096;
 /// How long a read waits for another's fetch of the same chunk.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Bytes between two members that are cheaper to read than to ask around.
@@ -38,6 +44,7 @@ pub(super) struct Chunks {
 struct Place {
     source: Arc<dyn BlobSource>,
     avoided: Mutex<Option<Instant>>,
+    absent: Mutex<HashMap<Digest, Instant>>,
 }
 
 /// A whole chunk.
@@ -74,6 +81,7 @@ impl Chunks {
         let place = |source| Place {
             source,
             avoided: Mutex::default(),
+            absent: Mutex::default(),
         };
         Self {
             places: sources.into_iter().map(place).collect(),
@@ -182,7 +190,7 @@ impl Chunks {
             if chunk.digest.is_none() && !place.source.is_signed() {
                 continue;
             }
-            let got = match place.source.may_hold(blob) {
+            let got = match place.may_hold(blob) {
                 Ok(false) => continue,
                 Ok(true) => read(place),
                 Err(error) => Err(error),
@@ -357,6 +365,24 @@ impl Chunks {
 }
 
 impl Place {
+    /// Whether it has the blob; what it has not is remembered for a while, since reads are many.
+    fn may_hold(&self, blob: &Blob) -> Result<bool, SourceError> {
+        let known = lock(&self.absent).get(&blob.digest).copied();
+        if known.is_some_and(|at| at.elapsed() < ABSENT) {
+            return Ok(false);
+        }
+        let holds = self.source.may_hold(blob)?;
+        let mut absent = lock(&self.absent);
+        if absent.len() >= MAX_ABSENT {
+            absent.clear();
+        }
+        match holds {
+            true => absent.remove(&blob.digest),
+            false => absent.insert(blob.digest, Instant::now()),
+        };
+        Ok(holds)
+    }
+
     fn is_avoided(&self) -> bool {
         lock(&self.avoided).is_some_and(|at| at.elapsed() < AVOID)
     }

@@ -12,8 +12,8 @@ use crate::content::{ContentRef, decode};
 use crate::error::AttachError;
 use crate::tree_store::{MappedTree, TreeStore};
 
-/// Layers whose chunks are kept in order. Each takes 24 bytes a chunk.
-const LAYERS: usize = 4;
+/// Memory for layers whose chunks are kept in order; the last one used may take more.
+const BOUND: usize = 12 << 20;
 
 /// The chunks of one layer, in the order of its blob.
 pub(super) struct Members {
@@ -47,10 +47,12 @@ impl MembersOf {
             return Ok(None);
         };
         let members = Arc::new(Members::new(mapped));
-        if known.len() >= LAYERS {
-            known.pop_front();
-        }
         known.push_back((tree.to_owned(), Arc::clone(&members)));
+        let mut kept: usize = known.iter().map(|(_, members)| members.bytes()).sum();
+        while kept > BOUND && known.len() > 1 {
+            let gone = known.pop_front();
+            kept -= gone.map_or(0, |(_, members)| members.bytes());
+        }
         Ok(Some(members))
     }
 }
@@ -69,6 +71,10 @@ impl Members {
         }
         chunks.sort_unstable();
         Self { tree, chunks }
+    }
+
+    fn bytes(&self) -> usize {
+        self.chunks.len() * size_of::<(u64, u32, u64)>() + 256
     }
 
     /// All chunks from `start` on, in the order of the blob.

@@ -4,7 +4,7 @@ use image::estargz::Format;
 use layerfs::{Fetching, Refusal, SourceError};
 use testkit::Entry;
 
-use crate::lazy::{Lazy, LazyWorld, Style, by_tar, everything, link, noise};
+use crate::lazy::{Lazy, LazyWorld, Style, by_tar, by_tar_without_xattrs, everything, link, noise};
 use crate::model::{Kept, merged};
 use crate::outside::{read, walk};
 use crate::world::{blob, claim, eventually, mounts_possible, requests};
@@ -434,4 +434,72 @@ fn an_unpacked_layer_is_preferred_to_the_same_one_as_a_blob() {
     let node = lazy.node();
     let chain = claim(&node, &[layers[0].blob.clone()]).unwrap();
     assert_eq!(chain[0].source, "cvmfs:layers.test.local");
+}
+
+/// Layers that other tools wrote (see the fixtures of `image`), among them one of 2019 without digests of chunks: a
+/// repository's signature vouches for it, a registry's word does not.
+#[test]
+fn layers_of_other_tools_are_what_tar_makes_of_them() {
+    if !mounts_possible() {
+        return;
+    }
+    let fixtures =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../image/tests/fixtures/estargz");
+    let mut sample = blob([Entry::file("x", "x")]);
+    let archive = std::fs::read(fixtures.join("sample.tar.gz")).unwrap();
+    let mut tar = image::layer_tar(&archive[..]).unwrap();
+    sample.tar.clear();
+    std::io::Read::read_to_end(&mut tar, &mut sample.tar).unwrap();
+    for name in [
+        "go-gzip",
+        "go-inner-offset",
+        "go-prioritized",
+        "go-zstd",
+        "containers-storage",
+        "legacy",
+    ] {
+        let mut layer = Lazy::new([Entry::file("x", "x")]);
+        layer.blob.blob = std::fs::read(fixtures.join(name)).unwrap();
+        layer.written.digest = image::Digest::of(&layer.blob.blob);
+        layer.blob.digest = layer.written.digest.to_string();
+        layer.written.annotations.clear();
+        let mut lazy = LazyWorld::with_registry(std::slice::from_ref(&layer));
+        if name == "legacy" {
+            // As if an image stated the digest of such a TOC.
+            let toc = toc_digest(&layer.blob.blob);
+            let mut request = lazy.requests(std::slice::from_ref(&layer)).remove(0);
+            request.annotations.insert(
+                image::estargz::TOC_DIGEST_ANNOTATION.to_owned(),
+                toc.to_string(),
+            );
+            let refused = lazy.node().claim(&request).unwrap_err();
+            assert!(refused.to_string().contains("legacy"), "{refused}");
+        }
+        lazy.publish(std::slice::from_ref(&layer), &[]);
+        let node = lazy.node();
+        let (chain, path) = lazy.attach(&node, std::slice::from_ref(&layer));
+        assert_eq!(chain[0].source, "estargz:cvmfs:layers.test.local");
+        let expected = by_tar_without_xattrs(&sample, &lazy.world.path("sample"));
+        let expected = expected.filtered(|path, _| !path.contains("/.wh."));
+        // Go keeps whole seconds, `tar` makes missing parents now.
+        let seen = walk(&path, 0).filtered(|path, _| !path.starts_with("/b/") && path != "/b");
+        let ignored = [
+            testkit::Field::Mtime,
+            testkit::Field::Xattrs,
+            testkit::Field::Nlink,
+        ];
+        expected
+            .compare(&seen, &ignored)
+            .unwrap_or_else(|difference| panic!("{name}: {difference}"));
+    }
+}
+
+fn toc_digest(blob: &[u8]) -> image::Digest {
+    use image::estargz::{Footer, Limits, Toc, TocDigest};
+    let footer = Footer::parse(blob, blob.len() as u64).unwrap();
+    let range = footer.toc_range().unwrap();
+    let toc = &blob[range.start as usize..range.end as usize];
+    *Toc::parse(toc, &footer, &TocDigest::Unverified, &Limits::default())
+        .unwrap()
+        .digest()
 }
