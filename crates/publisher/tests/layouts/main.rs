@@ -7,6 +7,7 @@ mod ducc;
 mod erofs;
 mod flat;
 mod hostile;
+mod listing;
 mod memory;
 mod publishing;
 mod real;

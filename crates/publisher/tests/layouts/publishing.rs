@@ -282,7 +282,7 @@ fn a_dry_run_changes_nothing() {
 }
 
 /// A manifest for each of two platforms that share a layer, and an attestation.
-fn multi_platform() -> (MemorySource, [Image; 2], Vec<u8>) {
+pub(crate) fn multi_platform() -> (MemorySource, [Image; 2], Vec<u8>) {
     let images = [image(&[1, 2]), image(&[1, 3])];
     let mut source = MemorySource::of(&images[0], NAME);
     source.add(&images[1]);

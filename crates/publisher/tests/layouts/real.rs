@@ -23,14 +23,14 @@ use crate::publishing::{self, NAME, options};
 use crate::support::{MemorySource, NOW, descriptor, gzip, now};
 use crate::tars::{Raw, archive};
 
-struct Real {
-    directory: tempfile::TempDir,
+pub(crate) struct Real {
+    pub(crate) directory: tempfile::TempDir,
     _scratch: tempfile::TempDir,
-    backend: RepositoryBackend,
+    pub(crate) backend: RepositoryBackend,
 }
 
 impl Real {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::TempDir::new().unwrap();
         let scratch = tempfile::TempDir::new().unwrap();
         let keys = Keys::load(&fixture().root().join("keys"), FIXTURE_FQRN).unwrap();

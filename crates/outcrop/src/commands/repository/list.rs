@@ -47,13 +47,21 @@ fn images(images: &[ListedImage]) -> String {
         vec![
             image.name.clone(),
             image.digest.to_string(),
-            image.platforms.join(","),
+            or_none(image.platforms.join(",")),
             image.layers.to_string(),
             bytes(image.bytes),
-            layouts.join(","),
+            or_none(layouts.join(",")),
         ]
     });
     render(&header, rows)
+}
+
+/// So that each line has the same number of words.
+fn or_none(text: String) -> String {
+    match text.is_empty() {
+        true => "-".to_owned(),
+        false => text,
+    }
 }
 
 fn tags(tags: &[Tag]) -> String {
@@ -102,7 +110,7 @@ fn revisions(revisions: &[Revision]) -> String {
             number.unwrap_or_else(|| "unreadable".to_owned()),
             time(revision.timestamp),
             revision.root_catalog.to_string(),
-            revision.tags.join(","),
+            or_none(revision.tags.join(",")),
         ]
     });
     render(&header, rows)
