@@ -80,6 +80,16 @@ impl Outcrop {
         containerd_socket: &Path,
         repositories: &[Repository],
     ) -> Result<Self> {
+        Self::start_with(folder, containerd_socket, repositories, "")
+    }
+
+    /// As [`start`](Self::start), with more tables for its configuration.
+    pub fn start_with(
+        folder: &Path,
+        containerd_socket: &Path,
+        repositories: &[Repository],
+        more: &str,
+    ) -> Result<Self> {
         let mut config = format!(
             "root = \"{folder}/outcrop\"\nsocket = \"{folder}/run/snapshotter.sock\"\n[containerd]\nsocket = \"{}\"\n",
             containerd_socket.display(),
@@ -87,6 +97,7 @@ impl Outcrop {
         );
         // Long for a client on the same machine, short for a test.
         config += "[layers]\nmounted_deadline = \"3s\"\n";
+        config += more;
         for one in repositories {
             config += &one.entry();
         }
