@@ -367,6 +367,12 @@ fn a_damaged_object_is_named_and_the_code_is_5() {
     let found = site.repository(&["check"]);
     assert!(found.out.contains(name), "{}", found.out);
     found.failure(5, &["finding"]);
+    // As the hint says.
+    let source = site.layout("one");
+    let name = format!("{NAME}:one");
+    let words = ["publish", &source, "--name", &name, "--again"];
+    Ended::of(&mut site.command(&words)).success();
+    site.repository(&["check", "--content"]).success();
 }
 
 #[test]
