@@ -38,6 +38,7 @@ mod transaction;
 mod trust;
 mod view;
 mod whitelist;
+pub mod wishlist;
 
 pub use check::{CheckOptions, CheckReport, Finding, Problem};
 pub use chunking::Chunking;

@@ -22,6 +22,7 @@ use crate::layouts::metadata::{self, ResolvedImage, ensure_catalog};
 use crate::layouts::{Backend, Changes, Layout, erofs, layers, registry};
 use crate::pointers;
 use crate::source::ImageSource;
+use crate::wishlist::{self, WishlistName};
 
 pub use error::PublishError;
 pub use progress::{LayerPhase, NoProgress, Progress};
@@ -48,6 +49,8 @@ pub struct PublishOptions {
     pub dry_run: bool,
     /// A name for the new revision.
     pub tag: Option<NewTag>,
+    /// The list that names the image: it is noted what was published for it.
+    pub wishlist: Option<WishlistName>,
     /// When.
     pub now: jiff::Timestamp,
 }
@@ -64,6 +67,7 @@ impl PublishOptions {
             again: false,
             dry_run: false,
             tag: None,
+            wishlist: None,
             now,
         }
     }
@@ -81,7 +85,10 @@ pub fn publish<B: Backend>(
 ) -> Result<ImageSummary, PublishError> {
     let started = Instant::now();
     let image = resolve::resolve(source, options)?;
-    let mut changes = Noting::new(backend.begin()?);
+    let mut changes = Noting::new(match options.dry_run {
+        true => backend.look()?,
+        false => backend.begin()?,
+    });
     let plan = plan::plan(backend, &mut changes, &image, options)?;
     let built = match options.dry_run {
         true => Vec::new(),
@@ -91,8 +98,14 @@ pub fn publish<B: Backend>(
     if !options.dry_run {
         flat::publish(backend, source, &mut changes, &image, options)?;
         apply(&mut changes, &image, &plan, &built, options)?;
-        if changes.changed() || options.tag.is_some() {
-            summary.revision = Some(changes.commit(options.tag.clone())?);
+        if let Some(list) = &options.wishlist {
+            let changed = changes.changed();
+            let (name, digest) = (&image.reference, &image.top);
+            wishlist::note(&mut changes, list, name, digest, changed, options.now)?;
+        }
+        match changes.changed() || options.tag.is_some() {
+            true => summary.revision = Some(changes.commit(options.tag.clone())?),
+            false => changes.abandon()?,
         }
     }
     summary.seconds = started.elapsed().as_secs_f64();

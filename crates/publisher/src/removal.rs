@@ -40,8 +40,29 @@ pub fn remove<B: Backend>(
     dry_run: bool,
     tag: Option<NewTag>,
 ) -> Result<RemovalSummary, Error> {
+    let mut changes = match dry_run {
+        true => backend.look()?,
+        false => backend.begin()?,
+    };
+    let mut summary = take_out(&mut changes, images)?;
+    if dry_run {
+        return Ok(summary);
+    }
+    if summary.paths.is_empty() {
+        changes.abandon()?;
+        return Ok(summary);
+    }
+    summary.revision = Some(changes.commit(tag)?);
+    Ok(summary)
+}
+
+/// The same, as a part of other changes.
+pub(crate) fn take_out<C: Changes>(
+    changes: &mut C,
+    images: &[Reference],
+) -> Result<RemovalSummary, Error> {
     let mut removal = Removal {
-        changes: backend.begin()?,
+        changes,
         summary: RemovalSummary::default(),
     };
     let before = removal.used()?;
@@ -57,29 +78,22 @@ pub fn remove<B: Backend>(
         removal.path(Layout::Flat.place(configuration))?;
     }
     for blob in before.blobs.difference(&after.blobs) {
-        let removed = registry::remove_blob(&mut removal.changes, blob)?;
+        let removed = registry::remove_blob(removal.changes, blob)?;
         removal.summary.paths.extend(removed);
     }
-    let dangling = pointers::remove_dangling(&mut removal.changes)?;
+    let dangling = pointers::remove_dangling(removal.changes)?;
     removal.summary.paths.extend(dangling);
-    let dangling = erofs::remove_dangling(&mut removal.changes)?;
+    let dangling = erofs::remove_dangling(removal.changes)?;
     removal.summary.paths.extend(dangling);
-    let Removal {
-        changes,
-        mut summary,
-    } = removal;
-    if !dry_run && !summary.paths.is_empty() {
-        summary.revision = Some(changes.commit(tag)?);
-    }
-    Ok(summary)
+    Ok(removal.summary)
 }
 
-struct Removal<C> {
-    changes: C,
+struct Removal<'a, C> {
+    changes: &'a mut C,
     summary: RemovalSummary,
 }
 
-impl<C: Changes> Removal<C> {
+impl<C: Changes> Removal<'_, C> {
     fn path(&mut self, path: String) -> Result<bool, Error> {
         if self.changes.lookup(&path)?.is_none() {
             return Ok(false);
@@ -92,7 +106,7 @@ impl<C: Changes> Removal<C> {
     /// Its documents, its tag in the registry's tree, and its name for flat images with what that name alone points to.
     fn image(&mut self, image: &Reference) -> Result<(), Error> {
         let name = image_name(image);
-        let tags = registry::remove_tag(&mut self.changes, image)?;
+        let tags = registry::remove_tag(self.changes, image)?;
         self.summary.paths.extend(tags);
         let documents = self.path(directory(image))?;
         let link = format!("/{name}");

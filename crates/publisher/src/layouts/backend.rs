@@ -37,6 +37,12 @@ pub trait Backend: Sync {
     /// If another publisher has it, or the repository cannot be read.
     fn begin(&self) -> Result<Self::Changes, Error>;
 
+    /// The newest revision to look at. Nobody is waited for, nothing is written, and it cannot be committed.
+    ///
+    /// # Errors
+    /// If the repository cannot be read.
+    fn look(&self) -> Result<Self::Changes, Error>;
+
     /// A subtree whose implicit directories get this time.
     ///
     /// # Errors
@@ -131,4 +137,10 @@ pub trait Changes {
     /// # Errors
     /// If it cannot: then the last revision is intact.
     fn commit(self, tag: Option<NewTag>) -> Result<u64, Error>;
+
+    /// Gives up without a change. Dropping does so too, but then the next publisher looks for objects that were stored in vain.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn abandon(self) -> Result<(), Error>;
 }

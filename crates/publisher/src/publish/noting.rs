@@ -66,4 +66,8 @@ impl<C: Changes> Changes for Noting<C> {
     fn commit(self, tag: Option<NewTag>) -> Result<u64, Error> {
         self.inner.commit(tag)
     }
+
+    fn abandon(self) -> Result<(), Error> {
+        self.inner.abandon()
+    }
 }

@@ -8,6 +8,9 @@ use crate::error::Kind;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
+    /// Whoever reads was asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// The text names no source, or no image in it.
     #[error("{name}: {reason}")]
     Name {
@@ -62,7 +65,7 @@ impl SourceError {
         match self {
             Self::Name { .. } => Kind::Usage,
             Self::Document { .. } | Self::Malformed { .. } | Self::Missing { .. } => Kind::Corrupt,
-            Self::Io { .. } => Kind::Unavailable,
+            Self::Interrupted | Self::Io { .. } => Kind::Unavailable,
             Self::Registry(error) => match error {
                 registry::Error::NotFound { .. } => Kind::Usage,
                 registry::Error::Config { .. } | registry::Error::NoHost { .. } => Kind::Config,

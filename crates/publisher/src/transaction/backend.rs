@@ -40,6 +40,10 @@ impl Backend for RepositoryBackend {
         Transaction::begin(&self.repository, lock, &self.objects, self.now)
     }
 
+    fn look(&self) -> Result<Transaction, Error> {
+        Transaction::look(&self.repository, &self.objects, self.now)
+    }
+
     fn subtree(&self, implicit_mtime: i64) -> Result<SubtreeBuilder, Error> {
         SubtreeBuilder::new(
             &self.objects,
@@ -115,5 +119,9 @@ impl Changes for Transaction {
 
     fn commit(self, tag: Option<NewTag>) -> Result<u64, Error> {
         Ok(Self::commit(self, tag)?.revision)
+    }
+
+    fn abandon(self) -> Result<(), Error> {
+        Self::abandon(self)
     }
 }

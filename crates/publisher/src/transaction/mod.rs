@@ -50,8 +50,11 @@ pub enum Change {
 /// Dropped without commit, nothing has changed.
 pub struct Transaction {
     repository: Repository,
-    lock: PublishLock,
+    /// Without it there is nothing to commit.
+    lock: Option<PublishLock>,
     objects: ObjectStore,
+    /// Objects written before it began.
+    written: u64,
     now: jiff::Timestamp,
     catalogs: LoadedCatalogs,
     /// Catalogs that are stored already and will be part of the revision.
@@ -71,6 +74,27 @@ impl Transaction {
         now: jiff::Timestamp,
     ) -> Result<Self, Error> {
         objects.forget();
+        Self::open(repository, Some(lock), objects, now)
+    }
+
+    /// Looks at the newest revision that is known, without a lock: [`Transaction::commit`] is refused.
+    ///
+    /// # Errors
+    /// If its root catalog cannot be read.
+    pub fn look(
+        repository: &Repository,
+        objects: &ObjectStore,
+        now: jiff::Timestamp,
+    ) -> Result<Self, Error> {
+        Self::open(repository, None, objects, now)
+    }
+
+    fn open(
+        repository: &Repository,
+        lock: Option<PublishLock>,
+        objects: &ObjectStore,
+        now: jiff::Timestamp,
+    ) -> Result<Self, Error> {
         let root = repository.head().root_catalog;
         let storage = std::sync::Arc::clone(repository.storage());
         let catalogs = LoadedCatalogs::new(storage, objects.options().scratch.clone(), root)?;
@@ -78,6 +102,7 @@ impl Transaction {
             repository: repository.clone(),
             lock,
             objects: objects.clone(),
+            written: objects.statistics().written,
             now,
             catalogs,
             stored: Vec::new(),
@@ -285,6 +310,9 @@ impl Transaction {
     /// # Errors
     /// If it cannot: then the last revision is intact.
     pub fn commit(mut self, tag: Option<NewTag>) -> Result<std::sync::Arc<Head>, Error> {
+        let Some(lock) = self.lock.take() else {
+            return Err(refused(b"/", "the repository is only looked at"));
+        };
         let revision = self.repository.next_revision();
         let (root, size) = self.catalogs.store(
             &self.objects,
@@ -293,7 +321,7 @@ impl Transaction {
             &mut self.stored,
         )?;
         self.repository.commit(
-            &self.lock,
+            &lock,
             Commit {
                 root_catalog: root,
                 root_catalog_size: size,
@@ -302,6 +330,18 @@ impl Transaction {
                 now: self.now,
             },
         )
+    }
+
+    /// Gives up without a change. If no object was stored meanwhile, the next publisher need not look for leftovers.
+    ///
+    /// # Errors
+    /// If the backend fails.
+    pub fn abandon(self) -> Result<(), Error> {
+        let stored = self.objects.statistics().written != self.written;
+        match self.lock {
+            Some(lock) if !stored => lock.release_unused(),
+            _ => Ok(()),
+        }
     }
 
     fn row(&mut self, path: &[u8]) -> Result<Option<Row>, Error> {

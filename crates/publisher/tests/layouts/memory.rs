@@ -322,6 +322,10 @@ impl Backend for Memory {
         })
     }
 
+    fn look(&self) -> Result<MemoryChanges, Error> {
+        self.begin()
+    }
+
     fn subtree(&self, implicit_mtime: i64) -> Result<Nodes, Error> {
         Ok(Nodes::new(implicit_mtime))
     }
@@ -473,5 +477,9 @@ impl Changes for MemoryChanges {
         self.state.cuts.clone_from(&state.cuts);
         *state = self.state;
         Ok(state.revision)
+    }
+
+    fn abandon(self) -> Result<(), Error> {
+        Ok(())
     }
 }
