@@ -32,7 +32,7 @@ enum Command {
     Packages,
     /// The demo's image in target/workload: Debian, Python, a physics generator
     Workload,
-    /// From a clean machine to a running container whose layers lie in CVMFS, beside stock containerd
+    /// From a clean machine to a job that runs from a published image, beside stock containerd
     Demo,
     /// Everything that must hold: tidy, lint, unit tests, conformance, real containerd
     Test,

@@ -1,6 +1,7 @@
 //! Ctrl-C ends the demo, not its cleaning up.
 
 use std::fs;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -35,8 +36,9 @@ impl Interrupt {
                 }
             });
             ours.0.store(true, Ordering::SeqCst);
-            println!("interrupted: cleaning up");
             end_children();
+            // Whoever read our output may have been ended by the same key.
+            let _ = writeln!(std::io::stdout(), "interrupted: cleaning up");
         });
         Ok(interrupted)
     }
