@@ -69,7 +69,10 @@ mod tests {
 
     #[test]
     fn a_table_without_rows_is_its_header() {
-        assert_eq!(render(&[("A", Align::Left), ("B", Align::Left)], vec![]), "A  B");
+        assert_eq!(
+            render(&[("A", Align::Left), ("B", Align::Left)], vec![]),
+            "A  B"
+        );
     }
 
     #[test]
