@@ -28,6 +28,7 @@ fn a_publication_killed_at_any_moment_changes_nothing() {
     // Many kills are worth a publication of some seconds.
     let files = if kills > KILLS { 80 } else { 25 };
     let Some(world) = World::new(files) else {
+        println!("skipped: no program: run `cargo build --release -p outcrop`");
         return;
     };
     let seed = from_environment("OUTCROP_KILL_SEED", 20_261_124);

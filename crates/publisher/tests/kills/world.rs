@@ -34,7 +34,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// `None`, with the reason printed, where the program was not built.
+    /// `None` where the program was not built.
     pub(crate) fn new(files: u64) -> Option<Self> {
         let program = program()?;
         let folder = TempDir::new().unwrap();
@@ -229,11 +229,7 @@ fn program() -> Option<PathBuf> {
     let folders = here
         .ancestors()
         .flat_map(|folder| [folder.join("release"), folder.join("debug")]);
-    let found = folders
+    folders
         .map(|folder| folder.join("outcrop"))
-        .find(|file| file.is_file());
-    if found.is_none() {
-        println!("skipped: no program outcrop: run `cargo build --release -p outcrop`");
-    }
-    found
+        .find(|file| file.is_file())
 }
