@@ -20,10 +20,12 @@ pub enum Kind {
     Corrupt,
     /// A fault of this program.
     Internal,
+    /// A signal ended it before it was done.
+    Interrupted,
 }
 
 impl Kind {
-    /// The process's exit code: 2, 3, 4, 5 or 70 (`EX_SOFTWARE` of sysexits.h).
+    /// The process's exit code: 2, 3, 4, 5, 70 (`EX_SOFTWARE` of sysexits.h) or 130 (as shells say of SIGINT).
     pub const fn code(self) -> u8 {
         match self {
             Self::Usage => 2,
@@ -31,6 +33,7 @@ impl Kind {
             Self::Unavailable => 4,
             Self::Corrupt => 5,
             Self::Internal => 70,
+            Self::Interrupted => 130,
         }
     }
 }
@@ -191,7 +194,8 @@ mod tests {
             Kind::Unavailable,
             Kind::Corrupt,
             Kind::Internal,
+            Kind::Interrupted,
         ];
-        assert_eq!(kinds.map(Kind::code), [2, 3, 4, 5, 70]);
+        assert_eq!(kinds.map(Kind::code), [2, 3, 4, 5, 70, 130]);
     }
 }

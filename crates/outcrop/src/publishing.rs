@@ -2,7 +2,11 @@
 
 pub mod backend;
 pub mod failure;
+pub mod metrics;
+pub mod progress;
 pub mod registries;
 pub mod shown;
+pub mod summary;
 pub mod table;
 pub mod textfile;
+pub mod wishlist_file;

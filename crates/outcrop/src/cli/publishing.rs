@@ -289,10 +289,10 @@ pub struct PublishArgs {
     #[arg(long, requires = "wishlist")]
     pub prune: bool,
     /// Look again for changes after each interval, until SIGTERM
-    #[arg(long, value_name = "INTERVAL", value_parser = duration)]
+    #[arg(long, value_name = "INTERVAL", value_parser = duration, conflicts_with = "dry_run")]
     pub watch: Option<Duration>,
-    /// Name the new revision
-    #[arg(long, value_name = "NAME")]
+    /// Name the new revision, of several images the last one's
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["wishlist", "watch", "dry_run"])]
     pub tag: Option<String>,
     /// Store layers again that are there already
     #[arg(long)]
@@ -313,7 +313,7 @@ pub struct PublishArgs {
     #[command(flatten)]
     pub registry: RegistryArgs,
     /// Write figures for the textfile collector of a node exporter
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     pub metrics_file: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]

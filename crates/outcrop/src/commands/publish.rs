@@ -1,106 +1,154 @@
-//! `outcrop publish`: images into a repository.
+//! `outcrop publish`: images into a repository, once or again and again.
+//!
+//! Each image is published in a revision of its own, in the order in which they are named: what is done stays done whatever becomes of the
+//! others. The first failure ends a call that names images; a wishlist goes on with its others, and the exit code tells.
+
+mod round;
+mod stop;
 
 use crate::cli::PublishArgs;
 use crate::commands::print;
 use crate::error::{Error, Kind};
-use crate::publishing::{backend, registries};
+use crate::publishing::summary::Run;
+use crate::publishing::{metrics, wishlist_file};
 use crate::wiring;
-use publisher::publish::{ImageSummary, NoProgress, PublishOptions};
-use publisher::{
-    NewTag, ObjectStore, Options, RepositoryBackend, SourceOptions, SubtreeOptions, open_source,
-};
+use image::Reference;
+use publisher::wishlist::WishlistName;
+use round::{Known, Round};
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
-use std::path::PathBuf;
+use std::time::Duration;
+use stop::Stop;
 
-/// Large, and not in memory as `/tmp` often is.
-const SCRATCH: &str = "/var/tmp";
+/// More often than that, a registry is only bothered.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Publishes each image in turn; the first failure ends it.
+/// Publishes what is named.
 pub(super) fn run(args: &PublishArgs, out: &mut dyn Write) -> Result<(), Error> {
+    // What is wrong with the command line is said before anything is asked of anybody.
+    let order = Order::of(args)?;
     let runtime = wiring::runtime()?;
-    let backend = repository_backend(args, &runtime)?;
-    let sources = SourceOptions {
-        scratch: scratch(args.scratch.as_ref()),
-        registry: Some(registries::client(&args.registry, &runtime)),
+    let stop = Stop::begin(&runtime)?;
+    let round = Round {
+        args,
+        order: &order,
+        runtime: &runtime,
+        stop: &stop,
     };
-    let mut summaries = Vec::new();
-    for image in &args.images {
-        let source = open_source(image, &sources)?;
-        let options = options(args)?;
-        let summary = publisher::publish::publish(&backend, &*source, &options, &NoProgress)?;
-        summaries.push(summary);
+    match args.watch {
+        None => once(args, &round, out),
+        Some(interval) => watch(args, &round, interval, out),
     }
-    report(args, &summaries, out)
 }
 
-fn repository_backend(
+/// What the command line says, as far as it must be understood.
+struct Order {
+    name: Option<Reference>,
+    list: Option<WishlistName>,
+}
+
+impl Order {
+    fn of(args: &PublishArgs) -> Result<Self, Error> {
+        let usage = |message: &str| Error::new(Kind::Usage, message);
+        let name = args.name.as_deref().map(str::parse).transpose();
+        let name = name.map_err(|error: image::ReferenceError| {
+            usage("--name is no reference").because(error)
+        })?;
+        if name.is_some() && args.images.len() > 1 {
+            return Err(usage("--name with several images: one name is one image's"));
+        }
+        if args
+            .watch
+            .is_some_and(|interval| interval < SHORTEST_INTERVAL)
+        {
+            return Err(usage("--watch needs an interval of 1s or more"));
+        }
+        let list = args
+            .wishlist
+            .as_deref()
+            .map(wishlist_file::name)
+            .transpose()?;
+        Ok(Self { name, list })
+    }
+}
+
+fn once(args: &PublishArgs, round: &Round<'_>, out: &mut dyn Write) -> Result<(), Error> {
+    let run = round.run(&mut Known::default())?;
+    report(args, &run, out)?;
+    run.into_failure().map_or(Ok(()), Err)
+}
+
+/// Until a signal. What goes wrong is said and tried again; only the first round's own failure ends it, because it will not get better.
+fn watch(
     args: &PublishArgs,
-    runtime: &tokio::runtime::Runtime,
-) -> Result<RepositoryBackend, Error> {
-    let repository = backend::open_writable(&args.backend, runtime, false)?;
-    let threads = args.threads.map_or_else(processors, usize::from);
-    let objects = ObjectStore::new(
-        repository.storage().clone(),
-        repository.algorithm(),
-        Options::new(threads, scratch(args.scratch.as_ref())),
-    )?;
-    Ok(RepositoryBackend {
-        repository,
-        objects,
-        wait: args.backend.wait,
-        now: jiff::Timestamp::now(),
-        max_rows: SubtreeOptions::default().max_rows,
-    })
-}
-
-fn options(args: &PublishArgs) -> Result<PublishOptions, Error> {
-    let name = args.name.as_deref().map(str::parse).transpose();
-    let name = name.map_err(|error: image::ReferenceError| {
-        Error::new(Kind::Usage, "--name is no reference").because(error)
-    })?;
-    let mut options = PublishOptions::new(jiff::Timestamp::now());
-    options.layouts.clone_from(&args.layout);
-    options.name = name;
-    options.parallel = usize::from(args.parallel);
-    options.again = args.again;
-    options.dry_run = args.dry_run;
-    options.tag = args.tag.as_ref().map(|name| NewTag {
-        name: name.clone(),
-        description: String::new(),
-    });
-    Ok(options)
-}
-
-fn report(
-    args: &PublishArgs,
-    summaries: &[ImageSummary],
+    round: &Round<'_>,
+    interval: Duration,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    if args.json {
-        let json = serde_json::json!({ "images": summaries });
-        return print(out, &json.to_string());
-    }
-    for summary in summaries {
-        let revision = match summary.revision {
-            Some(revision) => format!("revision {revision}"),
-            None => "nothing to do".to_owned(),
-        };
-        print(
-            out,
-            &format!("{}: {revision}, {:.1} s", summary.image, summary.seconds),
-        )?;
+    let mut known = Known::default();
+    let mut first = true;
+    while round.stop.signal().is_none() {
+        match round.run(&mut known) {
+            Ok(run) => {
+                if args.json || first || run.is_eventful() {
+                    report(args, &run, out)?;
+                } else {
+                    figures(args, &run)?;
+                }
+                // All other failures were said when they happened.
+                if let Some(error) = run.ended.then(|| run.into_failure()).flatten() {
+                    say(&error);
+                }
+            }
+            Err(error) if first => return Err(error),
+            Err(error) => say(&error),
+        }
+        first = false;
+        round.stop.wait(jittered(interval));
     }
     Ok(())
 }
 
-fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+fn report(args: &PublishArgs, run: &Run, out: &mut dyn Write) -> Result<(), Error> {
+    let text = match args.json {
+        true => run.json().to_string(),
+        false => run.text(),
+    };
+    if !text.is_empty() {
+        print(out, &text)?;
+    }
+    figures(args, run)
 }
 
-fn scratch(given: Option<&PathBuf>) -> PathBuf {
-    let environment = || std::env::var_os("TMPDIR").map(PathBuf::from);
-    given
-        .cloned()
-        .or_else(environment)
-        .unwrap_or_else(|| SCRATCH.into())
+fn figures(args: &PublishArgs, run: &Run) -> Result<(), Error> {
+    match &args.metrics_file {
+        Some(file) => metrics::write(file, run, jiff::Timestamp::now()),
+        None => Ok(()),
+    }
+}
+
+fn say(text: &dyn std::fmt::Display) {
+    // A closed stderr must not end what goes well otherwise.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// A tenth more or less, so that many publishers do not ask a registry at the same moments.
+fn jittered(interval: Duration) -> Duration {
+    // Each state is seeded anew.
+    let random = RandomState::new().hash_one(0_u8) % 2001;
+    interval.mul_f64(0.9 + random as f64 / 10_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_is_a_tenth() {
+        let interval = Duration::from_secs(100);
+        let all: Vec<_> = (0..100).map(|_| jittered(interval)).collect();
+        let within = Duration::from_secs(90)..=Duration::from_millis(110_001);
+        assert!(all.iter().all(|time| within.contains(time)), "{all:?}");
+        assert!(all.iter().any(|time| *time != all[0]));
+    }
 }
