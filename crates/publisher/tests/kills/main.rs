@@ -1,7 +1,8 @@
 //! The program as users run it, killed at any moment of a publication: the old revision stands, and the next publication and collection leave
 //! nothing of the killed one.
 //!
-//! `OUTCROP_KILLS` sets how many kills there are, `OUTCROP_KILL_SEED` which moments are chosen.
+//! `OUTCROP_KILLS` sets how many kills there are, `OUTCROP_KILL_SEED` which moments are chosen, `OUTCROP_KILL_FILES` how much is published
+//! (files of 330 kB in each of six layers).
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod image;
@@ -27,6 +28,7 @@ fn a_publication_killed_at_any_moment_changes_nothing() {
     let kills = from_environment("OUTCROP_KILLS", KILLS).max(3);
     // Many kills are worth a publication of some seconds.
     let files = if kills > KILLS { 80 } else { 25 };
+    let files = from_environment("OUTCROP_KILL_FILES", files);
     let Some(world) = World::new(files) else {
         println!("skipped: no program: run `cargo build --release -p outcrop`");
         return;
