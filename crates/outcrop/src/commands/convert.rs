@@ -12,6 +12,7 @@ use publisher::convert::{
     ConvertOptions, Converted, ConvertedLayer, LayerOutcome, convert, open_target,
 };
 use publisher::{SourceOptions, open_source};
+use std::borrow::Cow;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,8 +32,8 @@ pub(super) fn run(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), Error> 
         scratch: options.scratch.clone(),
         registry: Some(client.clone()),
     };
-    let source = open_source(&args.image, &sources)?;
-    let target = open_target(&args.target, Some(client))?;
+    let source = open_source(&place(&args.image), &sources)?;
+    let target = open_target(&place(&args.target), Some(client))?;
     let shown = Shown::begin("converting layers");
     let done = AtomicU64::new(0);
     let converted = convert(&*source, &*target, &options, &|_| {
@@ -53,6 +54,15 @@ pub(super) fn run(args: &ConvertArgs, out: &mut dyn Write) -> Result<(), Error> 
     match args.json {
         true => print(out, &json(args, &converted).to_string()),
         false => report(args, &converted, out),
+    }
+}
+
+/// As skopeo names places, too: `docker://REFERENCE` and `oci:DIR[:TAG]`.
+fn place(text: &str) -> Cow<'_, str> {
+    match (text.strip_prefix("docker://"), text.strip_prefix("oci:")) {
+        (Some(reference), _) => reference.into(),
+        (_, Some(layout)) => format!("oci-layout:{layout}").into(),
+        _ => text.into(),
     }
 }
 
@@ -162,4 +172,22 @@ fn json(args: &ConvertArgs, converted: &Converted) -> serde_json::Value {
         "missing_prioritized": converted.missing,
         "dropped_attestations": converted.dropped,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_named_as_by_skopeo_too() {
+        for (text, expected) in [
+            ("docker://a.b/c:1", "a.b/c:1"),
+            ("oci:/srv/image:1", "oci-layout:/srv/image:1"),
+            ("oci-layout:/srv/image:1", "oci-layout:/srv/image:1"),
+            ("oci-archive:/srv/image.tar", "oci-archive:/srv/image.tar"),
+            ("a.b/oci:1", "a.b/oci:1"),
+        ] {
+            assert_eq!(place(text), expected);
+        }
+    }
 }
