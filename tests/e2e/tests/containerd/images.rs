@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use testkit::{
     DuccOptions, Entry, FIXTURE_FQRN, Image, ImageBuilder, Keys, Layer, LayerBlob,
-    RepositoryBuilder,
+    RepositoryBuilder, Storage,
 };
 
 /// The name of all repositories here: the fixture's, whose keys sign them.
@@ -76,6 +76,23 @@ impl World {
         repository.publish(now()).unwrap();
         std::fs::write(world.public_key(), Keys::fixture().public_key().unwrap()).unwrap();
         world
+    }
+
+    /// Publishes the repository anew, with layers unpacked and blobs as they are.
+    pub(crate) fn publish(&self, unpacked: &[LayerBlob], blobs: &[String]) {
+        let mut repository = RepositoryBuilder::new(&self.repository(), FQRN);
+        for layer in unpacked {
+            repository
+                .add_layer(layer, &DuccOptions::default())
+                .unwrap();
+        }
+        for digest in blobs {
+            let hex = digest.trim_start_matches("sha256:");
+            let blob = std::fs::read(self.images().join("blobs").join(digest)).unwrap();
+            let path = format!("stargz/blobs/sha256/{}/{hex}/data", &hex[..2]);
+            repository.add(Entry::file(path, blob).storage(Storage::PlainChunked(128 << 10)));
+        }
+        repository.publish(now()).unwrap();
     }
 
     pub(crate) fn images(&self) -> PathBuf {

@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod commit;
+mod estargz;
 mod failures;
 mod harness;
 mod images;

@@ -13,6 +13,15 @@ use testkit::{Registry, Running, Stratum1};
 
 use crate::images::{FQRN, World};
 
+/// How the daemon reads.
+#[derive(Default)]
+struct How {
+    mounted: bool,
+    registry: bool,
+    /// More of its configuration.
+    lazy: String,
+}
+
 /// The fields' order is the order of their end.
 pub(crate) struct Node {
     pub(crate) containerd: Containerd,
@@ -32,7 +41,7 @@ impl Node {
         repository: &Path,
         public_key: &Path,
     ) -> Self {
-        Self::reading(runtime, images, repository, public_key, false)
+        Self::reading(runtime, images, repository, public_key, How::default())
     }
 
     /// The daemon reads the repository where another client keeps it mounted.
@@ -42,7 +51,22 @@ impl Node {
         repository: &Path,
         public_key: &Path,
     ) -> Self {
-        Self::reading(runtime, images, repository, public_key, true)
+        let how = How {
+            mounted: true,
+            ..How::default()
+        };
+        Self::reading(runtime, images, repository, public_key, how)
+    }
+
+    /// The daemon also asks registries, as containerd's own configuration says where they are.
+    pub(crate) fn with_registry(runtime: &Runtime, world: &World, lazy: &str) -> Self {
+        let how = How {
+            registry: true,
+            lazy: lazy.to_owned(),
+            ..How::default()
+        };
+        let (images, repository) = (world.images(), world.repository());
+        Self::reading(runtime, &images, &repository, &world.public_key(), how)
     }
 
     fn reading(
@@ -50,7 +74,7 @@ impl Node {
         images: &Path,
         repository: &Path,
         public_key: &Path,
-        mounted: bool,
+        how: How,
     ) -> Self {
         let folder = new_folder().unwrap();
         let registry = Registry::serving(images).start().unwrap();
@@ -59,7 +83,9 @@ impl Node {
             urls: vec![stratum1.repository_url(FQRN)],
             public_key: public_key.to_owned(),
         };
-        let mount = mounted.then(|| Mount::start(folder.path(), FQRN, &servers).unwrap());
+        let mount = how
+            .mounted
+            .then(|| Mount::start(folder.path(), FQRN, &servers).unwrap());
         let access = match &mount {
             Some(mount) => Access::Mounted(mount.directory().to_owned()),
             None => Access::Embedded(servers),
@@ -68,8 +94,15 @@ impl Node {
             name: FQRN.to_owned(),
             access,
         };
-        let outcrop =
-            Outcrop::start(folder.path(), &socket_in(folder.path()), &[repository]).unwrap();
+        let mut more = how.lazy;
+        if how.registry {
+            let hosts = folder.path().join("certs.d");
+            more += &format!(
+                "[registry]\nhosts_directories = [{hosts:?}]\ndocker_config = \"\"\ndeadline = \"10s\"\n"
+            );
+        }
+        let socket = socket_in(folder.path());
+        let outcrop = Outcrop::start_with(folder.path(), &socket, &[repository], &more).unwrap();
         let settings = Settings {
             plugin: Outcrop::plugin(folder.path()),
             registry: Some(registry.url()),
