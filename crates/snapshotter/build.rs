@@ -5,8 +5,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(
         [
             "services/snapshots/v1/snapshots.proto",
+            "services/containers/v1/containers.proto",
             "services/content/v1/content.proto",
             "services/diff/v1/diff.proto",
+            "services/images/v1/images.proto",
             "services/leases/v1/leases.proto",
         ],
         ["proto"],

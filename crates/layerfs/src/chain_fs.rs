@@ -10,6 +10,7 @@ use crate::error::errno;
 use crate::metrics::Metrics;
 use crate::own_mounts::OwnMount;
 use crate::read_ahead::{CHUNKS_AHEAD, ReadAhead};
+use crate::reads::Reads;
 use crate::source::{Layer, LayerSource, Opened, OwnedExtent};
 use crate::tree_store::MappedTree;
 
@@ -24,6 +25,8 @@ pub(crate) struct ChainFs {
     tree: MappedTree,
     /// Layers with their sources, by their position in the chain.
     layers: Vec<(Layer, Arc<dyn LayerSource>)>,
+    /// What was read of them, by the same position.
+    reads: Vec<Arc<Reads>>,
     ahead: ReadAhead,
     /// Set once it is mounted.
     pub(crate) own: OnceLock<OwnMount>,
@@ -34,11 +37,13 @@ impl ChainFs {
     pub(crate) fn new(
         tree: MappedTree,
         layers: Vec<(Layer, Arc<dyn LayerSource>)>,
+        reads: Vec<Arc<Reads>>,
         metrics: Metrics,
     ) -> Self {
         Self {
             tree,
             layers,
+            reads,
             ahead: ReadAhead::default(),
             own: OnceLock::new(),
             metrics,
@@ -107,10 +112,8 @@ impl ChainFs {
                 .find(|&o| o > offset);
             return Ok(out.push_zeros(next.unwrap_or(end).min(end) - offset) as u64);
         };
-        let (layer, source) = self
-            .layers
-            .get(usize::from(self.tree.layer(node)))
-            .ok_or(Errno::EIO)?;
+        let position = usize::from(self.tree.layer(node));
+        let (layer, source) = self.layers.get(position).ok_or(Errno::EIO)?;
         if ReadAhead::is_sequential(usize::from(extent.offset > 0), extent.offset, offset) {
             self.fetch_ahead(layer, source, node, extent.offset + extent.length);
         }
@@ -131,6 +134,11 @@ impl ChainFs {
             self.metrics.failed_reads.inc();
             return Err(Errno::EIO);
         }
+        let new = self
+            .reads
+            .get(position)
+            .and_then(|reads| reads.note(&extent));
+        self.metrics.read_bytes.inc_by(new.unwrap_or_default());
         Ok(read)
     }
 

@@ -15,6 +15,7 @@ use crate::error::{AttachError, Refusal, SourceError};
 use crate::estargz::Fetching;
 use crate::locate::{Found, Sources};
 use crate::metrics::Metrics;
+use crate::reads::ReadsOfTrees;
 use crate::source::{Blob, Layer, LayerSource, Source, Wanted};
 use crate::space::Space;
 use crate::tree_store::{MappedTree, TreeStore, chain_key, is_key, map, tree_key, write_counted};
@@ -200,6 +201,7 @@ struct Inner {
     attachments: Attachments,
     space: Arc<Space>,
     build_deadline: Duration,
+    reads: ReadsOfTrees,
     metrics: Metrics,
 }
 
@@ -248,6 +250,7 @@ impl Layers {
             attachments,
             space,
             build_deadline: config.build_deadline,
+            reads: ReadsOfTrees::default(),
             metrics,
         };
         Ok(Self {
@@ -291,7 +294,8 @@ impl Layers {
                 .iter()
                 .map(|layer| Ok((layer.opened(), Arc::clone(inner.source_of(layer)?))))
                 .collect::<Result<_, AttachError>>()?;
-            Ok(ChainFs::new(tree, layers, inner.metrics.clone()))
+            let reads = trees.iter().map(|tree| inner.reads.of(tree)).collect();
+            Ok(ChainFs::new(tree, layers, reads, inner.metrics.clone()))
         })?;
         for layer in chain {
             if let Ok(source) = inner.source_of(layer) {
@@ -305,6 +309,12 @@ impl Layers {
     pub fn root_owner(&self, chain: &[ChainLayer]) -> Option<(u32, u32)> {
         let key = chain_key(chain.iter().map(|layer| layer.tree.as_str()));
         self.inner.attachments.root_owner(&key)
+    }
+
+    /// Bytes of a layer's contents that were read since the start, each content once and as a whole: an object, or a chunk. `None` if the
+    /// layer was in no chain.
+    pub fn read_bytes(&self, tree: &str) -> Option<u64> {
+        self.inner.reads.bytes(tree)
     }
 
     /// Unmounts a chain that nobody uses any more.
@@ -323,11 +333,13 @@ impl Layers {
         let chains: HashSet<String> = named.chains.iter().map(key).collect();
         let chains = self.inner.attachments.retain(&chains)?;
         let mounted = self.inner.attachments.trees();
-        let trees = self.inner.trees.retain(|tree| {
+        let kept = |tree: &str| {
             named.trees.contains(tree)
                 || mounted.contains(tree)
                 || named.chains.iter().flatten().any(|named| named == tree)
-        })?;
+        };
+        let trees = self.inner.trees.retain(kept)?;
+        self.inner.reads.retain(kept);
         if self.inner.unpacking.source.retain()? {
             self.inner.sources.forget_all_of(unpacked::NAME);
         }

@@ -34,6 +34,7 @@ mod mounted;
 mod own_mounts;
 mod patience;
 mod read_ahead;
+mod reads;
 mod repository_fs;
 mod source;
 mod space;

@@ -21,6 +21,8 @@ pub struct Metrics {
     pub chains: Gauge,
     /// Reads answered with EIO because the content could not be had or did not verify.
     pub failed_reads: Counter,
+    /// Bytes of distinct contents, objects or chunks, that containers read, by layer.
+    pub read_bytes: Counter,
     /// Layers that are read piece by piece.
     pub lazy: LazyMetrics,
 }
@@ -139,6 +141,11 @@ impl Metrics {
     /// Registers every figure with its help text.
     pub fn register(&self, registry: &mut Registry) {
         let counters = [
+            (
+                "layers_read_bytes",
+                "Bytes of the contents of layers that were read, each content once",
+                &self.read_bytes,
+            ),
             ("layers_claimed", "Layers found in a source", &self.claimed),
             (
                 "layers_refused",

@@ -39,6 +39,8 @@ pub enum Command {
     ///
     /// A line that fails names the next step. The exit code is 0 if none fails.
     Check(CheckArgs),
+    /// Say of each layer of an image or container where it comes from, or why it was pulled
+    Explain(ExplainArgs),
     /// Unmount everything of ours, whether a daemon runs or not
     ///
     /// Containers that still run from these layers lose their files.
@@ -140,6 +142,26 @@ pub struct CheckArgs {
     pub json: bool,
 }
 
+/// `outcrop explain`
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// An image as containerd names it, or a container's ID or its beginning
+    #[arg(value_name = "IMAGE|CONTAINER")]
+    pub name: String,
+    /// containerd's namespace
+    #[arg(long, value_name = "NAME", default_value = "k8s.io")]
+    pub namespace: String,
+    /// Name under which containerd knows this snapshotter
+    #[arg(long, value_name = "NAME", default_value = "outcrop")]
+    pub snapshotter: String,
+    /// Configuration, for containerd's socket [default: /etc/outcrop/config.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `outcrop release`
 #[derive(Args, Debug)]
 pub struct ReleaseArgs {
@@ -190,6 +212,7 @@ mod tests {
               serve       Serve containerd's snapshots over a socket until SIGTERM
               mount       Mount a whole CVMFS repository, in the foreground
               check       Say, one line each, whether everything is there that `serve` needs
+              explain     Say of each layer of an image or container where it comes from, or why it was pulled
               release     Unmount everything of ours, whether a daemon runs or not
               publish     Put images into a CVMFS repository that any client can mount
               convert     Write an image with layers that can be read piece by piece

@@ -3,6 +3,7 @@
 mod check;
 mod config;
 mod convert;
+mod explain;
 mod mount;
 mod publish;
 mod release;
@@ -24,6 +25,7 @@ pub fn run(command: Command, out: &mut dyn Write) -> Result<(), Error> {
         Command::Serve(args) => serve::run(&args),
         Command::Mount(args) => mount::run(*args, out),
         Command::Check(args) => check::run(&args, out),
+        Command::Explain(args) => explain::run(&args, out),
         Command::Release(args) => release::run(&args, out),
         Command::Publish(args) => publish::run(&args, out),
         Command::Convert(args) => convert::run(&args, out),

@@ -128,6 +128,10 @@ impl LazyLayers for NodeLayers {
             .send(());
     }
 
+    fn read_bytes(&self, layer: &ChainLayer) -> Option<u64> {
+        self.layers.read_bytes(&layer.tree)
+    }
+
     fn root_owner(&self, chain: &[ChainLayer]) -> (u32, u32) {
         self.layers.root_owner(&layers(chain)).unwrap_or((0, 0))
     }

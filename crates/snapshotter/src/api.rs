@@ -35,6 +35,20 @@ pub mod services {
             tonic::include_proto!("containerd.services.diff.v1");
         }
     }
+    /// `containerd.services.images`.
+    pub mod images {
+        /// `containerd.services.images.v1`.
+        pub mod v1 {
+            tonic::include_proto!("containerd.services.images.v1");
+        }
+    }
+    /// `containerd.services.containers`.
+    pub mod containers {
+        /// `containerd.services.containers.v1`.
+        pub mod v1 {
+            tonic::include_proto!("containerd.services.containers.v1");
+        }
+    }
     /// `containerd.services.leases`.
     pub mod leases {
         /// `containerd.services.leases.v1`.
@@ -51,7 +65,9 @@ pub mod services {
     }
 }
 
+pub use services::containers::v1 as containers;
 pub use services::content::v1 as content;
 pub use services::diff::v1 as diff;
+pub use services::images::v1 as images;
 pub use services::leases::v1 as leases;
 pub use services::snapshots::v1 as snapshots;

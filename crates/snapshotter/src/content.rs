@@ -27,7 +27,7 @@ const CONFIG_LABEL: &str = "containerd.io/gc.ref.content.config";
 /// A blob's label `containerd.io/distribution.source.<registry>` lists the repositories that it came from.
 const SOURCE_LABEL: &str = "containerd.io/distribution.source.";
 /// containerd's metadata header.
-const NAMESPACE_HEADER: &str = "containerd-namespace";
+pub(crate) const NAMESPACE_HEADER: &str = "containerd-namespace";
 /// Manifests looked at in one lookup, newest first.
 const MANIFESTS: usize = 4096;
 /// Manifests remembered over all namespaces; then all is forgotten and read again.

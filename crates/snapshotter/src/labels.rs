@@ -44,6 +44,12 @@ pub const REASON: &str = "containerd.io/snapshot/outcrop.reason";
 pub const SOURCE: &str = "containerd.io/snapshot/outcrop.source";
 /// Ours: the layer's tree.
 pub const TREE: &str = "containerd.io/snapshot/outcrop.tree";
+/// Ours: digest of a lazy layer's blob.
+pub const LAYER: &str = "containerd.io/snapshot/outcrop.layer";
+/// Ours: bytes of a lazy layer's files.
+pub const HELD: &str = "containerd.io/snapshot/outcrop.held-bytes";
+/// Ours: bytes of them that were read since the daemon's start, whole objects or chunks.
+pub const READ: &str = "containerd.io/snapshot/outcrop.read-bytes";
 /// Nobody else may set labels below this: a manifest's annotations reach us as labels.
 pub const OURS: &str = "containerd.io/snapshot/outcrop.";
 

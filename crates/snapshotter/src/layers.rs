@@ -28,6 +28,12 @@ pub trait LazyLayers: Send + Sync {
     /// Nothing uses `chain` any more. Called in the background; never concurrently with `attach` of the same chain.
     fn detach(&self, chain: &[ChainLayer]);
 
+    /// Bytes of a layer's files that were read since the process's start, whole objects or chunks, through any chain; `None` if it was not
+    /// in any.
+    fn read_bytes(&self, _layer: &ChainLayer) -> Option<u64> {
+        None
+    }
+
     /// Owner (uid, gid) of the root directory of `chain`; a new snapshot above it starts with that owner.
     ///
     /// It comes from the tree: the snapshotter never looks at a mount that its own process serves.

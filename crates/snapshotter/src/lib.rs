@@ -9,6 +9,7 @@
 //! chains         attached or not, by name
 //! store          records (SQLite) and directories
 //! diff           containerd's diff.v1 beside it: a container's changes as a layer
+//! explain        where each layer of an image or container comes from: a client of containerd's
 //! mounts, usage, cleanup, filters, labels, status
 //! ```
 //! A lazy layer is a committed snapshot with a claim and without a directory. Lazy layers are the lowest of an image;
@@ -22,6 +23,7 @@ mod config;
 mod content;
 mod diff;
 mod error;
+pub mod explain;
 pub mod filters;
 pub mod labels;
 pub mod layers;

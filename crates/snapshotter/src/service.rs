@@ -23,6 +23,7 @@ use crate::api::snapshots::{
 };
 use crate::diff::DiffService;
 use crate::filters::Filters;
+use crate::labels;
 use crate::layers::LazyLayers;
 use crate::metrics::Call;
 use crate::snapshotter::{NewRequest, Snapshotter};
@@ -251,12 +252,19 @@ impl Snapshots for Service {
         request: Request<StatSnapshotRequest>,
     ) -> Result<Response<StatSnapshotResponse>, Status> {
         let key = request.into_inner().key;
-        let snapshot = self
-            .run("Stat", move |snapshotter| snapshotter.stat(&key))
-            .await?;
-        Ok(Response::new(StatSnapshotResponse {
-            info: Some(info(snapshot)),
-        }))
+        let stat = move |snapshotter: &Arc<Snapshotter>| {
+            let snapshot = snapshotter.stat(&key)?;
+            let claim = snapshot.claim.as_ref();
+            let read = claim.and_then(|claim| snapshotter.layers.read_bytes(&claim.layer));
+            Ok((snapshot, read))
+        };
+        let (snapshot, read) = self.run("Stat", stat).await?;
+        let mut info = info(snapshot);
+        if let Some(read) = read {
+            info.labels
+                .insert(labels::READ.to_owned(), read.to_string());
+        }
+        Ok(Response::new(StatSnapshotResponse { info: Some(info) }))
     }
 
     async fn update(

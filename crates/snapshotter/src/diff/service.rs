@@ -20,12 +20,12 @@ use super::layer;
 use crate::api::diff::diff_server::Diff;
 use crate::api::diff::{ApplyRequest, ApplyResponse, DiffRequest, DiffResponse};
 use crate::api::types::Descriptor;
+use crate::content::NAMESPACE_HEADER;
 use crate::labels;
 use crate::metrics::Call;
 use crate::snapshotter::Snapshotter;
 
-/// Whose content it is, and what keeps it until something names it.
-const NAMESPACE_HEADER: &str = "containerd-namespace";
+/// What keeps content until something names it.
 const LEASE_HEADER: &str = "containerd-lease";
 /// Some versions of containerd do not say under which lease they ask: one of our own keeps the layer so long.
 const LEASE: Duration = Duration::from_secs(3600);

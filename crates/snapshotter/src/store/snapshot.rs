@@ -102,6 +102,10 @@ impl Snapshot {
         if let Some(claim) = &self.claim {
             shown.insert(labels::SOURCE.to_owned(), claim.layer.source.clone());
             shown.insert(labels::TREE.to_owned(), claim.layer.tree.clone());
+            shown.insert(labels::LAYER.to_owned(), claim.layer.layer.to_string());
+            if let Some(usage) = &self.usage {
+                shown.insert(labels::HELD.to_owned(), usage.size.to_string());
+            }
         }
         shown
     }

@@ -5,6 +5,7 @@
 
 mod commit;
 mod estargz;
+mod explain;
 mod failures;
 mod harness;
 mod images;
