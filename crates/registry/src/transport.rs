@@ -88,7 +88,9 @@ impl Transport {
             .pool_idle_timeout(Duration::from_secs(60))
             .tls_danger_accept_invalid_certs(tls.skip_verify)
             .no_proxy();
-        if let Some(proxies) = &self.proxies {
+        // Alone it means every host; the library takes addresses out of that.
+        let proxied = |proxies: &&Proxies| proxies.except.trim() != "*";
+        if let Some(proxies) = self.proxies.as_ref().filter(proxied) {
             let except = NoProxy::from_string(&proxies.except);
             if let Some(url) = &proxies.https {
                 let proxy = Proxy::https(url.as_str()).map_err(wrong)?;

@@ -54,6 +54,12 @@ impl Order {
         let name = name.map_err(|error: image::ReferenceError| {
             usage("--name is no reference").because(error)
         })?;
+        // The parser takes no notice of it where images are named.
+        if args.prune && args.wishlist.is_none() {
+            return Err(usage(
+                "--prune needs --wishlist: only a list says what is to stay",
+            ));
+        }
         if name.is_some() && args.images.len() > 1 {
             return Err(usage("--name with several images: one name is one image's"));
         }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Kind};
 use publisher::convert::ConvertError;
+use publisher::layer::LayerError;
 use publisher::publish::PublishError;
 use publisher::{SourceError, StorageError};
 
@@ -72,6 +73,14 @@ impl From<PublishError> for Error {
                 Some("name it with --name, such as --name registry.example.org/group/image:1.0"),
                 error,
             ),
+            // It broke off; what is damaged or refused is another error.
+            PublishError::Layer { ref source, .. } if matches!(**source, LayerError::Read(_)) => {
+                wrapped(
+                    Kind::Unavailable,
+                    Some("is the registry still up? nothing of the image is published; try again"),
+                    error,
+                )
+            }
             other => wrapped(Kind::Corrupt, None, other),
         }
     }

@@ -163,7 +163,37 @@ mod tests {
 
     #[test]
     fn the_text() {
-        insta::assert_snapshot!(text(&run(false), 1_800_000_000, Some(1_800_000_000)), @"");
+        insta::assert_snapshot!(text(&run(false), 1_800_000_000, Some(1_800_000_000)), @r#"
+        # HELP outcrop_publish_last_run_timestamp_seconds When images were published last, seconds since the epoch.
+        # TYPE outcrop_publish_last_run_timestamp_seconds gauge
+        outcrop_publish_last_run_timestamp_seconds{repository="a.example.org"} 1800000000
+        # HELP outcrop_publish_last_success_timestamp_seconds When all images were published last without a failure, seconds since the epoch.
+        # TYPE outcrop_publish_last_success_timestamp_seconds gauge
+        outcrop_publish_last_success_timestamp_seconds{repository="a.example.org"} 1800000000
+        # HELP outcrop_publish_images Images of the last run, by what became of them.
+        # TYPE outcrop_publish_images gauge
+        outcrop_publish_images{repository="a.example.org",result="published"} 0
+        outcrop_publish_images{repository="a.example.org",result="unchanged"} 1
+        outcrop_publish_images{repository="a.example.org",result="failed"} 0
+        outcrop_publish_images{repository="a.example.org",result="removed"} 0
+        # HELP outcrop_publish_layers Layers of the images of the last run, by what became of them.
+        # TYPE outcrop_publish_layers gauge
+        outcrop_publish_layers{repository="a.example.org",state="published"} 0
+        outcrop_publish_layers{repository="a.example.org",state="present"} 0
+        outcrop_publish_layers{repository="a.example.org",state="skipped"} 0
+        # HELP outcrop_publish_read_bytes Bytes of the blobs of layers that the last run stored.
+        # TYPE outcrop_publish_read_bytes gauge
+        outcrop_publish_read_bytes{repository="a.example.org"} 0
+        # HELP outcrop_publish_stored_bytes Bytes of objects that the last run wrote.
+        # TYPE outcrop_publish_stored_bytes gauge
+        outcrop_publish_stored_bytes{repository="a.example.org"} 1024
+        # HELP outcrop_publish_duration_seconds How long the last run took.
+        # TYPE outcrop_publish_duration_seconds gauge
+        outcrop_publish_duration_seconds{repository="a.example.org"} 1.5
+        # HELP outcrop_publish_revision The newest revision after the last run.
+        # TYPE outcrop_publish_revision gauge
+        outcrop_publish_revision{repository="a.example.org"} 7
+        "#);
     }
 
     #[test]

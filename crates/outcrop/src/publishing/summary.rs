@@ -381,12 +381,26 @@ mod tests {
 
     #[test]
     fn a_run_is_a_table() {
-        insta::assert_snapshot!(run(false).text(), @"");
+        insta::assert_snapshot!(run(false).text(), @r"
+        IMAGE              PUBLISHED  PRESENT  SKIPPED       READ  ENTRIES  SECONDS  MB/S  REVISION
+        r.example.org/a:1          1        1        1  976.6 KiB        7      1.5   2.0  4
+        r.example.org/b:1          -        -        -          -        -        -     -  unchanged
+        r.example.org/a:1: 2 extended attributes do not fit into a catalog (255 bytes at most) and were dropped; 1 hardlinks to files of lower layers are kept beside the layer's files
+        removed r.example.org/old:1
+        ");
     }
 
     #[test]
     fn a_dry_run_names_the_layers() {
-        insta::assert_snapshot!(run(true).text(), @"");
+        insta::assert_snapshot!(run(true).text(), @r"
+        IMAGE              TO STORE  PRESENT  SKIPPED       READ  ENTRIES  SECONDS  MB/S  REVISION
+        r.example.org/a:1         1        1        1  976.6 KiB        0      1.5     -  -
+        r.example.org/b:1         -        -        -          -        -        -     -  unchanged
+
+        LAYER TO STORE            SIZE  LAYOUTS       OF IMAGE
+        sha256:4f973621fe84  976.6 KiB  layers,erofs  r.example.org/a:1
+        would remove r.example.org/old:1
+        ");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod access;
 mod hosts;
+mod proxies;
 mod pull;
 mod push;
 mod ranges;
