@@ -86,6 +86,12 @@ impl UnpackedSource {
         })
     }
 
+    /// Whether somebody may have the blob.
+    pub(crate) fn may_fetch(&self, blob: &Blob) -> bool {
+        let mut sources = self.sources.iter();
+        sources.any(|source| matches!(source.may_hold(blob), Ok(true)))
+    }
+
     /// Fetches and unpacks a layer unless it is there.
     pub(crate) fn unpack(&self, blob: &Blob) -> Result<Located, SourceError> {
         if let Some(located) = self.find(&blob.digest)? {

@@ -33,7 +33,7 @@ impl Inner {
         );
         ordinary
             && request.complete
-            && request.reference.is_some()
+            && self.unpacking.source.may_fetch(&request.wanted().blob)
             && self.is_needed(request, &request.image_layers)
     }
 

@@ -95,12 +95,14 @@ impl Node {
             access,
         };
         let mut more = how.lazy;
-        if how.registry {
-            let hosts = folder.path().join("certs.d");
-            more += &format!(
+        let hosts = folder.path().join("certs.d");
+        more += &match how.registry {
+            true => format!(
                 "[registry]\nhosts_directories = [{hosts:?}]\ndocker_config = \"\"\ndeadline = \"10s\"\n"
-            );
-        }
+            ),
+            // Where its images come from, only containerd knows.
+            false => "[registry]\nenabled = false\n".to_owned(),
+        };
         let socket = socket_in(folder.path());
         let outcrop = Outcrop::start_with(folder.path(), &socket, &[repository], &more).unwrap();
         let settings = Settings {
