@@ -16,6 +16,9 @@ pub const ETC_CVMFS: &str = "/etc/cvmfs";
 /// Repositories a daemon has open at once are few; their downloads wait for the network, not for processors.
 const NETWORK_THREADS: usize = 2;
 
+/// Bytes before a range that a server may send unasked.
+const SKIP: u64 = 64 << 20;
+
 /// The runtime in which downloads and gRPC live.
 ///
 /// # Errors
@@ -130,6 +133,8 @@ fn registry_config(registry: &Registry) -> registry::Config {
         },
         plain_http: registry.plain_http.clone(),
         proxies: registries::proxies(),
+        // A server that ignores ranges is slow then, but no reason for an error.
+        skip_bound: Some(SKIP),
         ..registry::Config::default()
     };
     let timeouts = &mut config.timeouts;

@@ -7,7 +7,7 @@ use e2e::child;
 use e2e::merged::Image;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use testkit::{Entry, Fault, Layer, LayerBlob, Registry, When};
+use testkit::{Access, Entry, Fault, Layer, LayerBlob, Registry, When};
 
 use crate::images::{World, base, image};
 use crate::node::Node;
@@ -275,6 +275,52 @@ fn with_the_registry_gone_the_cache_serves_and_the_repository_takes_over() {
                 Err(error) => assert!(Instant::now() < deadline, "{error}"),
             }
         }
+    }
+}
+
+/// Tokens that end while a container runs, and a server that suddenly sends whole blobs.
+#[test]
+fn a_container_does_not_notice_what_registries_do() {
+    let images = Images::new("estargz");
+    for runtime in crate::runtimes() {
+        let access = Access::gitlab().anonymous_pull();
+        let node = Node::with_guarded_registry(&runtime, &images.world, &access);
+        let cri = node.cri();
+        cri.pull(LAZY).unwrap();
+        let command = ["/bin/tail", "-f", "/dev/null"];
+        let pod = cri.run("long", LAZY, &command).unwrap();
+        let issued = access.issued();
+        access.revoke();
+        let used = cri.exec(&pod, &["/bin/cat", "/data/used"]).unwrap();
+        assert_eq!(used, b"used\n");
+        assert!(access.issued() > issued, "{runtime:?}");
+        node.registry
+            .fault(When::path("/blobs/"), Fault::IgnoreRange);
+        let all = ["/bin/sh", "-c", "cat /data/unused > /dev/null && echo all"];
+        assert_eq!(cri.exec(&pod, &all).unwrap(), b"all\n");
+        cri.remove(&pod).unwrap();
+    }
+}
+
+/// A chunk that is wrong everywhere: an error of that read, and of no other.
+#[test]
+fn a_wrong_chunk_is_an_error_of_that_read_only() {
+    let images = Images::new("estargz");
+    let digest = &images.lazy.layers[1];
+    let file = images.world.images().join("blobs").join(digest);
+    let mut blob = std::fs::read(&file).unwrap();
+    blob[6 << 20] ^= 1;
+    std::fs::write(&file, blob).unwrap();
+    for runtime in crate::runtimes() {
+        let node = Node::with_registry(&runtime, &images.world, "");
+        let cri = node.cri();
+        cri.pull(LAZY).unwrap();
+        let command = ["/bin/tail", "-f", "/dev/null"];
+        let pod = cri.run("long", LAZY, &command).unwrap();
+        let reads = "cat /data/unused > /dev/null || echo failed; cat /data/used /data/replaced";
+        let said = cri.exec(&pod, &["/bin/sh", "-c", reads]).unwrap();
+        assert_eq!(said, b"failed\nused\nfrom the top\n", "{runtime:?}");
+        cri.remove(&pod).unwrap();
     }
 }
 

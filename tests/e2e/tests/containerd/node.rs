@@ -9,7 +9,7 @@ use e2e::outcrop::{Access, Mount, Repository, Servers};
 use e2e::{Containerd, Cri, Outcrop, Runtime, Settings};
 use rustix::process::Signal;
 use tempfile::TempDir;
-use testkit::{Registry, Running, Stratum1};
+use testkit::{Access as RegistryAccess, Registry, Running, Stratum1};
 
 use crate::images::{FQRN, World};
 
@@ -20,6 +20,8 @@ struct How {
     registry: bool,
     /// More of its configuration.
     lazy: String,
+    /// Who may use the registry.
+    access: Option<RegistryAccess>,
 }
 
 /// The fields' order is the order of their end.
@@ -69,6 +71,21 @@ impl Node {
         Self::reading(runtime, &images, &repository, &world.public_key(), how)
     }
 
+    /// The same, where every request needs a token.
+    pub(crate) fn with_guarded_registry(
+        runtime: &Runtime,
+        world: &World,
+        access: &RegistryAccess,
+    ) -> Self {
+        let how = How {
+            registry: true,
+            access: Some(access.clone()),
+            ..How::default()
+        };
+        let (images, repository) = (world.images(), world.repository());
+        Self::reading(runtime, &images, &repository, &world.public_key(), how)
+    }
+
     fn reading(
         runtime: &Runtime,
         images: &Path,
@@ -77,7 +94,12 @@ impl Node {
         how: How,
     ) -> Self {
         let folder = new_folder().unwrap();
-        let registry = Registry::serving(images).start().unwrap();
+        let registry = Registry::serving(images);
+        let registry = match &how.access {
+            Some(access) => registry.access(access),
+            None => registry,
+        };
+        let registry = registry.start().unwrap();
         let stratum1 = Stratum1::serving(repository).start().unwrap();
         let servers = Servers {
             urls: vec![stratum1.repository_url(FQRN)],
