@@ -21,6 +21,7 @@ fn main() -> Result<()> {
     trees(&seeds)?;
     texts(&seeds)?;
     fuse_requests(&seeds)?;
+    wishlists(&seeds)?;
     let fixture = std::env::temp_dir().join(format!("outcrop-seeds-{}", std::process::id()));
     fs::create_dir_all(&fixture)?;
     let made = unpack(&here.join("../testkit/fixtures/small.tar.zst"), &fixture)
@@ -32,6 +33,25 @@ fn main() -> Result<()> {
 fn save(seeds: &Path, target: &str, name: &str, bytes: &[u8]) -> Result<()> {
     fs::create_dir_all(seeds.join(target))?;
     Ok(fs::write(seeds.join(target).join(name), bytes)?)
+}
+
+fn wishlists(seeds: &Path) -> Result<()> {
+    let digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let pattern = "https://registry.example.org/project/root:v[0-9]*.{1,2}";
+    let example = format!(
+        "version: 1
+user: robot
+cvmfs_repo: 'unpacked.example.org'
+output_format: '$(scheme)://registry.example.org/thin/$(image)'
+input:
+  - 'https://registry.example.org/library/fedora:latest'
+  - '{pattern}'
+  - &anchor 'http://registry.example.org:5000/a@sha256:{digest}'
+  - *anchor
+"
+    );
+    save(seeds, "wishlist", "example", example.as_bytes())?;
+    save(seeds, "wishlist", "pattern", pattern.as_bytes())
 }
 
 fn trees(seeds: &Path) -> Result<()> {

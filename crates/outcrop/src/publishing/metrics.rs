@@ -35,60 +35,59 @@ fn last_success(file: &Path, repository: &str) -> Option<i64> {
         .find_map(|line| line.strip_prefix(&name)?.parse().ok())
 }
 
-struct Family<'a> {
-    text: &'a mut String,
+/// A label other than the repository's, and the value.
+type Sample<'a> = (Option<(&'a str, &'a str)>, f64);
+
+struct Exposition<'a> {
+    text: String,
     repository: &'a str,
-    name: &'static str,
 }
 
-impl Family<'_> {
-    fn value(&mut self, label: Option<(&str, &str)>, value: f64) {
-        let label = label.map(|(name, value)| format!(",{name}=\"{value}\""));
+impl Exposition<'_> {
+    fn family(&mut self, name: &str, help: &str, samples: &[Sample<'_>]) {
         // Writing to a String cannot fail. Names of repositories hold nothing that must be escaped.
-        let _ = writeln!(
-            self.text,
-            "{}{{repository=\"{}\"{}}} {value}",
-            self.name,
-            self.repository,
-            label.unwrap_or_default()
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (label, value) in samples {
+            let label = label.map(|(name, value)| format!(",{name}=\"{value}\""));
+            let label = label.unwrap_or_default();
+            let repository = self.repository;
+            let _ = writeln!(
+                self.text,
+                "{name}{{repository=\"{repository}\"{label}}} {value}"
+            );
+        }
+    }
+
+    fn times(&mut self, now: i64, success: Option<i64>) {
+        self.family(
+            "outcrop_publish_last_run_timestamp_seconds",
+            "When images were published last, seconds since the epoch.",
+            &[(None, now as f64)],
         );
+        if let Some(success) = success {
+            self.family(
+                LAST_SUCCESS,
+                "When all images were published last without a failure, seconds since the epoch.",
+                &[(None, success as f64)],
+            );
+        }
     }
 }
 
 fn text(run: &Run, now: i64, success: Option<i64>) -> String {
-    let mut text = String::new();
-    let mut family = |name, help: &str, values: &[(Option<(&str, &str)>, f64)]| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
-        let mut family = Family {
-            text: &mut text,
-            repository: &run.repository,
-            name,
-        };
-        for (label, value) in values {
-            family.value(*label, *value);
-        }
+    let mut exposition = Exposition {
+        text: String::new(),
+        repository: &run.repository,
     };
-    let time = |time: i64| [(None, time as f64)];
-    family(
-        "outcrop_publish_last_run_timestamp_seconds",
-        "When images were published last, seconds since the epoch.",
-        &time(now),
-    );
-    if let Some(success) = success {
-        family(
-            LAST_SUCCESS,
-            "When all images were published last without a failure, seconds since the epoch.",
-            &time(success),
-        );
-    }
+    exposition.times(now, success);
     let sums: Vec<Sums> = run.summaries().map(Sums::of).collect();
     let sum = |of: fn(&Sums) -> u64| sums.iter().map(of).sum::<u64>() as f64;
-    family(
+    exposition.family(
         "outcrop_publish_images",
         "Images of the last run, by what became of them.",
         &images(run),
     );
-    family(
+    exposition.family(
         "outcrop_publish_layers",
         "Layers of the images of the last run, by what became of them.",
         &[
@@ -97,30 +96,30 @@ fn text(run: &Run, now: i64, success: Option<i64>) -> String {
             (Some(("state", "skipped")), sum(|sums| sums.skipped)),
         ],
     );
-    family(
+    exposition.family(
         "outcrop_publish_read_bytes",
         "Bytes of the blobs of layers that the last run stored.",
         &[(None, sum(|sums| sums.read))],
     );
-    family(
+    exposition.family(
         "outcrop_publish_stored_bytes",
         "Bytes of objects that the last run wrote.",
         &[(None, run.stored_bytes as f64)],
     );
-    family(
+    exposition.family(
         "outcrop_publish_duration_seconds",
         "How long the last run took.",
         &[(None, run.seconds)],
     );
-    family(
+    exposition.family(
         "outcrop_publish_revision",
         "The newest revision after the last run.",
         &[(None, run.revision as f64)],
     );
-    text
+    exposition.text
 }
 
-fn images(run: &Run) -> [(Option<(&'static str, &'static str)>, f64); 4] {
+fn images(run: &Run) -> [Sample<'static>; 4] {
     let (mut published, mut unchanged, mut failed) = (0_u32, 0_u32, 0_u32);
     for outcome in &run.outcomes {
         match &outcome.became {

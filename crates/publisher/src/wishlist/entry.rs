@@ -117,7 +117,7 @@ impl WishedImage {
             Wanted::Tags {
                 repository,
                 pattern,
-            } => Ok(matching(repository, pattern, client.tags(repository)?)),
+            } => Ok(matching(repository, pattern, &client.tags(repository)?)),
         }
     }
 }
@@ -126,7 +126,7 @@ impl WishedImage {
 pub(crate) fn matching(
     repository: &Reference,
     pattern: &GlobMatcher,
-    tags: Vec<String>,
+    tags: &[String],
 ) -> Vec<Reference> {
     let name = format!("{}/{}", repository.registry(), repository.repository());
     let mut found: Vec<Reference> = tags

@@ -111,7 +111,7 @@ impl Round<'_> {
                 tag: self.tag().filter(|_| is_last),
                 ..self.options()
             };
-            let became = self.image(open, image, options, known);
+            let became = self.image(open, image, &options, known);
             let became = became.unwrap_or_else(Became::Failed);
             run.ended = matches!(became, Became::Failed(_));
             run.outcomes.push(outcome(image, became));
@@ -141,7 +141,7 @@ impl Round<'_> {
                 wishlist: Some(name.clone()),
                 ..self.options()
             };
-            let became = self.image(open, &text, options, known);
+            let became = self.image(open, &text, &options, known);
             let became = became.unwrap_or_else(Became::Failed);
             if let (Became::Failed(error), None) = (&became, self.stop.signal()) {
                 say(error);
@@ -238,7 +238,7 @@ impl Round<'_> {
         &self,
         open: &Open,
         text: &str,
-        options: PublishOptions,
+        options: &PublishOptions,
         known: &mut Known,
     ) -> Result<Became, Error> {
         let revision = || open.backend.repository.head().revision;
@@ -255,7 +255,7 @@ impl Round<'_> {
             let source = Stoppable::new(source, self.stop);
             let bars = LayerBars::begin(text);
             let backend = at_this_time(&open.backend);
-            let summary = publisher::publish::publish(&backend, &source, &options, &bars)?;
+            let summary = publisher::publish::publish(&backend, &source, options, &bars)?;
             Ok((digest, Became::Done(summary)))
         };
         match (attempt(), self.stop.signal()) {
