@@ -11,7 +11,7 @@ use e2e::{Runtime, Version, workspace};
 use crate::commands::{quiet, succeeds};
 
 /// Program that must be there, and the package that brings it.
-const NEEDED: [(&str, &str); 8] = [
+const NEEDED: [(&str, &str); 9] = [
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("ctr-remote", "stargz-snapshotter"),
@@ -20,6 +20,7 @@ const NEEDED: [(&str, &str); 8] = [
     ("mount", "mount"),
     ("setpriv", "util-linux"),
     ("zstd", "zstd"),
+    ("docker-registry", "docker-registry"),
 ];
 
 /// Debian releases with a containerd that the machine's own release lacks.
