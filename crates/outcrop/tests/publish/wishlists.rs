@@ -171,8 +171,12 @@ fn who_watches_finds_new_tags_and_ends_on_sigterm() {
     // The list is read again.
     site.wishlist(&[entry(&registry, "a", "2")]);
     wait_until("the first image is pruned", || site.revision() == 4);
+    assert_eq!(site.published(), references(&registry, &[("a", "2")]));
+    site.wishlist(&[entry(&registry, "a", "*")]);
+    wait_until("the first image is there again", || site.revision() == 5);
     let status = running.terminate();
     assert_eq!(status.code(), Some(0), "{}", site.written("err"));
-    assert_eq!(site.published(), references(&registry, &[("a", "2")]));
+    let both = [("a", "1"), ("a", "2")];
+    assert_eq!(site.published(), references(&registry, &both));
     site.check();
 }

@@ -135,6 +135,9 @@ impl Round<'_> {
             say(&format_args!("warning: {}: {warning}", file.display()));
         }
         let (named, complete) = self.named(open, file, list, run);
+        // What is named no longer may be pruned, and named again one day.
+        let texts: BTreeSet<String> = named.iter().map(Reference::to_string).collect();
+        known.digests.retain(|text, _| texts.contains(text));
         for image in &named {
             let text = image.to_string();
             let options = PublishOptions {
