@@ -5,6 +5,7 @@
 
 mod attach;
 mod claim;
+mod conformance;
 mod estargz;
 mod estargz_faults;
 mod faults;
