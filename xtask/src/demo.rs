@@ -8,6 +8,7 @@ mod interrupt;
 mod job;
 mod measure;
 mod mode;
+mod offer;
 mod publication;
 mod row;
 mod servers;
@@ -23,9 +24,9 @@ use crate::cargo::cargo;
 use crate::workload::Workload;
 use crate::{commands, packages};
 use interrupt::Interrupt;
-use measure::{Shown, Stage};
+use measure::Stage;
 use mode::{Client, Mode};
-use publication::Publication;
+use offer::Forms;
 use row::Row;
 
 /// Shows all rows and writes `target/demo.json`.
@@ -69,43 +70,25 @@ fn show(workload: &Workload, interrupt: &Interrupt) -> Result<Vec<Row>> {
         .find_map(Runtime::find)
         .context("no containerd")?;
     let folder = containerd::new_folder()?;
-    let publication = Publication::create(folder.path())?;
     let stage = Stage {
         runtime: &runtime,
-        publication: &publication,
         interrupt,
     };
-    let mut published = Vec::new();
+    let mut forms = Forms::new(workload, folder.path());
+    let mut offers = Vec::new();
     for mode in Mode::ALL {
-        published.push((mode, publish(workload, &stage, mode)?));
+        offers.push((mode, forms.offer(mode, interrupt)?));
     }
     let mut rows: Vec<Row> = Vec::new();
     for client in [Client::Cri, Client::Ctr] {
-        for &(mode, publish_seconds) in &published {
+        for (mode, offer) in &offers {
             println!("\n{mode} by {client} (containerd {})", runtime.version);
-            let row = stage.measure(Shown {
-                mode,
-                client,
-                images: &workload.registry(),
-                publish_seconds,
-            })?;
+            let row = stage.measure(*mode, client, offer)?;
             same_result(rows.first(), &row)?;
             rows.push(row);
         }
     }
     Ok(rows)
-}
-
-/// Seconds that publishing for `mode` took.
-fn publish(workload: &Workload, stage: &Stage<'_>, mode: Mode) -> Result<f64> {
-    let Some(layout) = mode.layout() else {
-        return Ok(0.0);
-    };
-    stage.interrupt.check()?;
-    println!("publishing for {mode}: outcrop publish --layout {layout}");
-    let seconds = stage.publication.publish(&workload.layout(), layout)?;
-    println!("  {seconds:>8.3} s  published");
-    Ok(seconds)
 }
 
 /// Every file system must give the job the same bytes.

@@ -211,8 +211,8 @@ fn describe(folder: &Path, layers: &[Layer]) -> Result<()> {
     for_registry(&layout, &folder.join("registry"), &digest)
 }
 
-/// The same files under the names of the test registry.
-fn for_registry(layout: &Path, registry: &Path, manifest: &str) -> Result<()> {
+/// The files of a layout with one image under the names of the test registry, whose folder must be new; `manifest` is the image's digest.
+pub(crate) fn for_registry(layout: &Path, registry: &Path, manifest: &str) -> Result<()> {
     fs::create_dir_all(registry.join("manifests"))?;
     fs::create_dir_all(registry.join("blobs"))?;
     for blob in fs::read_dir(layout.join("blobs/sha256"))? {

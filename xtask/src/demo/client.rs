@@ -22,7 +22,7 @@ pub(super) trait Steps {
 }
 
 /// The steps of `client` with `image`.
-pub(super) fn steps<'a>(
+pub(super) fn steps_of<'a>(
     client: Client,
     containerd: &'a Containerd,
     image: &'a str,

@@ -7,42 +7,31 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use e2e::{Containerd, Outcrop, Plugin, Runtime, Settings, containerd};
 
+use super::client::{Steps, steps_of};
 use super::disk::allocated;
 use super::image::Image;
 use super::interrupt::Interrupt;
 use super::job;
-use super::mode::{Client, Mode};
-use super::publication::Publication;
+use super::mode::{Client, Mode, image_name};
+use super::offer::Offer;
 use super::row::Row;
 use super::servers::Servers;
 use super::usage::{Group, Meter, Usage};
-use super::{client, mode};
 use crate::workload::Workload;
 
 /// What all rows have in common.
 #[derive(Debug)]
 pub(super) struct Stage<'a> {
     pub(super) runtime: &'a Runtime,
-    pub(super) publication: &'a Publication,
     pub(super) interrupt: &'a Interrupt,
-}
-
-/// What one row shows.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shown<'a> {
-    pub(super) mode: Mode,
-    pub(super) client: Client,
-    /// The registry's directory.
-    pub(super) images: &'a Path,
-    pub(super) publish_seconds: f64,
 }
 
 impl Stage<'_> {
     /// Starts everything, pulls, runs, and takes everything away again.
-    pub(super) fn measure(&self, shown: Shown<'_>) -> Result<Row> {
+    pub(super) fn measure(&self, mode: Mode, client: Client, offer: &Offer) -> Result<Row> {
         let folder = containerd::new_folder()?;
         let path = folder.path().to_owned();
-        let row = self.measure_in(&path, shown);
+        let row = self.measure_in(&path, mode, client, offer);
         drop(folder);
         // Whatever happened: an error that is there already says more.
         let row = row?;
@@ -51,13 +40,13 @@ impl Stage<'_> {
         Ok(row)
     }
 
-    fn measure_in(&self, folder: &Path, shown: Shown<'_>) -> Result<Row> {
+    fn measure_in(&self, folder: &Path, mode: Mode, client: Client, offer: &Offer) -> Result<Row> {
         self.interrupt.check()?;
-        let servers = Servers::start(folder, self.publication.directory(), shown.images)?;
-        let outcrop = shown.mode.by_outcrop().then(|| {
+        let servers = Servers::start(folder, offer.publication.directory(), &offer.images)?;
+        let outcrop = mode.by_outcrop().then(|| {
             let socket = containerd::socket_in(folder);
-            let repository = self.publication.served_by(&servers);
-            Outcrop::start(folder, &socket, &[repository])
+            let repository = offer.publication.served_by(&servers);
+            Outcrop::start_with(folder, &socket, &[repository], &registries(folder))
         });
         let outcrop = outcrop.transpose()?;
         let plugin = outcrop
@@ -68,7 +57,7 @@ impl Stage<'_> {
             registry: Some(servers.registry().to_owned()),
         };
         let mut containerd = Containerd::start_in(folder, self.runtime, settings)?;
-        let row = self.observe(&containerd, &servers, shown);
+        let row = self.observe(&containerd, &servers, (mode, client), offer);
         if row.is_err() && self.interrupt.happened() {
             // It was told to end, too; only with it can its containers be taken away in order.
             let _ = containerd.restart();
@@ -76,27 +65,33 @@ impl Stage<'_> {
         row.with_context(|| outcrop.as_ref().map(Outcrop::log).unwrap_or_default())
     }
 
-    fn observe(&self, containerd: &Containerd, servers: &Servers, shown: Shown<'_>) -> Result<Row> {
+    fn observe(
+        &self,
+        containerd: &Containerd,
+        servers: &Servers,
+        (mode, client): (Mode, Client),
+        offer: &Offer,
+    ) -> Result<Row> {
         self.interrupt.check()?;
-        let image = Image::read(shown.images, Workload::NAME, Workload::TAG)?;
+        let image = Image::read(&offer.images, Workload::NAME, Workload::TAG)?;
         let meter = Meter::start(Group {
             own: std::process::id().cast_signed(),
             without: servers.process().cast_signed(),
             socket: containerd.socket().display().to_string(),
         });
-        let name = mode::image_name();
-        let mut steps = client::steps(shown.client, containerd, &name)?;
+        let name = image_name();
+        let mut steps = steps_of(client, containerd, &name)?;
         let (times, result) = run(&mut *steps, self.interrupt)?;
         let usage: Usage = meter.finish();
         let sent = servers.sent(&image)?;
         let folder = containerd.folder();
         let (store, outcrop) = (folder.join("root"), folder.join("outcrop"));
         let row = Row {
-            mode: shown.mode,
-            client: shown.client,
+            mode,
+            client,
             image: name.clone(),
             image_bytes: image.bytes,
-            publish_seconds: shown.publish_seconds,
+            publish_seconds: offer.seconds,
             pull_seconds: times.pulled.as_secs_f64(),
             create_seconds: (times.created - times.pulled).as_secs_f64(),
             pull_to_first_output_seconds: times.first_output.as_secs_f64(),
@@ -115,6 +110,14 @@ impl Stage<'_> {
     }
 }
 
+/// The daemon goes where containerd goes.
+fn registries(folder: &Path) -> String {
+    format!(
+        "[registry]\nhosts_directories = [{:?}]\n",
+        folder.join("certs.d")
+    )
+}
+
 /// Since the pull began.
 #[derive(Debug)]
 struct Times {
@@ -125,7 +128,7 @@ struct Times {
 }
 
 /// The time line, and the job's last line.
-fn run(steps: &mut dyn client::Steps, interrupt: &Interrupt) -> Result<(Times, String)> {
+fn run(steps: &mut dyn Steps, interrupt: &Interrupt) -> Result<(Times, String)> {
     let started = Instant::now();
     steps.pull()?;
     let pulled = said("pulled", started);
@@ -179,14 +182,21 @@ mod tests {
     fn what_is_left_is_seen() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_owned();
-        let mut process = std::process::Command::new("tail")
-            .args(["-f", "/dev/null"])
-            .arg(path.join("file"))
-            .stdout(std::process::Stdio::null())
+        // Reads its input to the end, which does not come.
+        let mut process = std::process::Command::new("sh")
+            .args(["-c", "read line", path.to_str().unwrap()])
+            .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        fs::write(path.join("file"), "").unwrap();
-        let found = left(&path);
+        // A new program has its command line a moment after its start.
+        let mut found = left(&path);
+        for _ in 0..500 {
+            if found.len() > 1 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            found = left(&path);
+        }
         process.kill().unwrap();
         process.wait().unwrap();
         assert_eq!(found.len(), 2, "{found:?}");

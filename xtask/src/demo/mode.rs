@@ -14,26 +14,43 @@ pub(super) enum Mode {
     Stock,
     /// From the repository, by Outcrop: files of the layout `layers`.
     Cvmfs,
+    /// From the repository, by Outcrop: eStargz blobs of the layout `stargz`.
+    CrfsCvmfs,
+    /// From the registry, by Outcrop: eStargz blobs, read piece by piece.
+    RegistryLazy,
 }
 
 impl Mode {
     /// All that are shown, the one that the others are compared with first.
-    pub(super) const ALL: [Self; 2] = [Self::Stock, Self::Cvmfs];
+    pub(super) const ALL: [Self; 4] = [
+        Self::Stock,
+        Self::Cvmfs,
+        Self::CrfsCvmfs,
+        Self::RegistryLazy,
+    ];
 
     /// As it stands in `target/demo.json`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Stock => "stock",
             Self::Cvmfs => "cvmfs",
+            Self::CrfsCvmfs => "crfs-cvmfs",
+            Self::RegistryLazy => "registry-lazy",
         }
     }
 
     /// What must be in the repository before.
     pub(super) fn layout(self) -> Option<&'static str> {
         match self {
-            Self::Stock => None,
+            Self::Stock | Self::RegistryLazy => None,
             Self::Cvmfs => Some("layers"),
+            Self::CrfsCvmfs => Some("stargz"),
         }
+    }
+
+    /// Whether it is the image as converted to eStargz, else as built.
+    pub(super) fn is_converted(self) -> bool {
+        matches!(self, Self::CrfsCvmfs | Self::RegistryLazy)
     }
 
     /// Whether Outcrop is the snapshotter.

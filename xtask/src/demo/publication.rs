@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use e2e::outcrop::{Repository, binary};
 
+use super::mode::image_name;
 use super::servers::Servers;
 use crate::commands::quiet;
 
@@ -38,7 +39,7 @@ impl Publication {
         let mut command = Command::new(binary("outcrop")?);
         command.arg("publish");
         command.arg(format!("oci-layout:{}", layout.display()));
-        command.args(["--layout", form]);
+        command.args(["--layout", form, "--name", &image_name()]);
         quiet(self.with_place(&mut command))?;
         Ok(started.elapsed().as_secs_f64())
     }
