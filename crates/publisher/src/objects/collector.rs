@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 use cvmfs::{Compression, ContentHash, Suffix};
@@ -27,6 +28,20 @@ pub(crate) struct Collector {
     open: HashMap<u64, Assembly>,
     batch: Vec<Piece>,
     batch_bytes: u64,
+    /// Set when nobody wants the rest any more.
+    abandoned: Arc<AtomicBool>,
+}
+
+/// Who gives up waits for what is being written at this moment: the publisher's lock, and the runtime that its requests need, are given back
+/// after that.
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+        let (nobody, _) = crossbeam_channel::unbounded();
+        // Each piece holds a sender until it is done, so the channel is closed by the last of them.
+        drop(std::mem::replace(&mut self.sender, nobody));
+        for _ in &self.receiver {}
+    }
 }
 
 /// Bytes of one object to be.
@@ -90,6 +105,7 @@ impl Collector {
             open: HashMap::new(),
             batch: Vec::new(),
             batch_bytes: 0,
+            abandoned: Arc::default(),
         }
     }
 
@@ -210,16 +226,20 @@ impl Collector {
         }
         let inner = Arc::clone(&self.objects.inner);
         let sender = self.sender.clone();
+        let abandoned = Arc::clone(&self.abandoned);
         self.objects.inner.deflaters.spawn_fifo(move || {
             for piece in batch {
-                run(&inner, piece, &sender);
+                run(&inner, piece, &sender, &abandoned);
             }
         });
     }
 }
 
 /// Stores one piece, writing it elsewhere if there are threads for that.
-fn run(inner: &Arc<Inner>, piece: Piece, sender: &Sender<Finished>) {
+fn run(inner: &Arc<Inner>, piece: Piece, sender: &Sender<Finished>, abandoned: &Arc<AtomicBool>) {
+    if abandoned.load(Ordering::Relaxed) {
+        return;
+    }
     let (file, index) = (piece.file, piece.index);
     let sender = sender.clone();
     // The receiver may be gone after a failure; then nobody wants to know.
@@ -240,7 +260,11 @@ fn run(inner: &Arc<Inner>, piece: Piece, sender: &Sender<Finished>) {
             let inner = Arc::clone(inner);
             let Piece { bytes, permit, .. } = piece;
             let stored = stored.unwrap_or(bytes);
+            let abandoned = Arc::clone(abandoned);
             uploaders.spawn_fifo(move || {
+                if abandoned.load(Ordering::Relaxed) {
+                    return;
+                }
                 let written = inner.write(object, &stored).map(|()| {
                     inner.known.insert(key, object.hash);
                     object.hash

@@ -6,6 +6,7 @@
     reason = "a failed expectation is a failed test"
 )]
 
+mod giving_up;
 mod model;
 mod objects;
 mod real;
