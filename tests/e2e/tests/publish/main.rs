@@ -3,4 +3,5 @@
 
 mod disks;
 mod registry;
+mod s3;
 mod world;
