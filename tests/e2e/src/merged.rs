@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -41,9 +42,7 @@ impl Image {
         let descriptors = manifest["layers"].as_array().context("no layers")?;
         let mut tars = Vec::new();
         for descriptor in descriptors {
-            let mut tar = Vec::new();
-            MultiGzDecoder::new(&blob(descriptor)?[..]).read_to_end(&mut tar)?;
-            tars.push(tar);
+            tars.push(unpacked(&blob(descriptor)?)?);
         }
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Ok(Self {
@@ -83,6 +82,26 @@ impl Image {
             .for_each(|entry| entry.link_group = 0);
         Ok(merged)
     }
+}
+
+/// The tar in a layer's blob, by other tools than ours.
+fn unpacked(blob: &[u8]) -> Result<Vec<u8>> {
+    const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+    let mut tar = Vec::new();
+    if blob.starts_with(&ZSTD) || blob.starts_with(&[0x50, 0x2a, 0x4d, 0x18]) {
+        let mut file = tempfile::NamedTempFile::new()?;
+        file.write_all(blob)?;
+        let output = Command::new("zstd").arg("-dcq").arg(file.path()).output()?;
+        ensure!(
+            output.status.success(),
+            "zstd: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        tar = output.stdout;
+    } else {
+        MultiGzDecoder::new(blob).read_to_end(&mut tar)?;
+    }
+    Ok(tar)
 }
 
 fn chain_ids(diff_ids: impl Iterator<Item = String>) -> Vec<String> {

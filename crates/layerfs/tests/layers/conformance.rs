@@ -29,7 +29,7 @@
 //! | 403 of a signed URL | `estargz_faults` `signed_urls_are_renewed`; `registry/ranges` |
 //! | a body that stalls, breaks or is cut | `estargz_faults` `transfers_that_break_are_repeated`; `registry/pull` |
 //! | a token that ends in mid-run, its realm elsewhere | `estargz_faults` `tokens_that_end_in_mid_run_are_renewed`; `registry/access`; `e2e/estargz` `a_container_does_not_notice_what_registries_do` |
-//! | blobs of other tools | `image/fixtures`; `estargz` `layers_of_other_tools_are_what_tar_makes_of_them` |
+//! | blobs of other tools | `image/fixtures`; `estargz` `layers_of_other_tools_are_what_tar_makes_of_them`; `e2e/interop` |
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;

@@ -9,6 +9,7 @@ mod explain;
 mod failures;
 mod harness;
 mod images;
+mod interop;
 mod node;
 mod rows;
 mod sharing;
