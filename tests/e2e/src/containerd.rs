@@ -213,9 +213,16 @@ impl Containerd {
                 &[&["snapshots", "--snapshotter", snapshotter], arguments].concat(),
             )
         };
-        snapshots(&["view", &key, snapshot])?;
-        // Nothing else would keep it from containerd's garbage collection.
-        snapshots(&["label", &key, "containerd.io/gc.root=1"])?;
+        // Nothing but the label keeps it from containerd's garbage collection, which may come in between.
+        let mut tries = 0;
+        loop {
+            snapshots(&["view", &key, snapshot])?;
+            match snapshots(&["label", &key, "containerd.io/gc.root=1"]) {
+                Ok(_) => break,
+                Err(error) if tries == 10 => return Err(error),
+                Err(_) => tries += 1,
+            }
+        }
         // It prints a mount command.
         let mount = snapshots(&["mounts", &folder.display().to_string(), &key])?;
         child::run(Command::new("sh").args(["-c", &mount]), LIMIT)?;
