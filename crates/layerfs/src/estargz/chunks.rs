@@ -175,6 +175,22 @@ impl Chunks {
         warmed.unwrap_or(Warmed::Failed)
     }
 
+    /// Gets chunks ready that a reader is about to come to: fetched, and decompressed where the cache
+    /// has only compressed bytes, so that this does not wait for the reader.
+    pub(super) fn ready(&self, blob: &Blob, chunks: &[Chunk]) {
+        self.warm(blob, chunks);
+        for chunk in chunks {
+            if chunk.codec == Codec::Zeros || self.is_cached(chunk) {
+                continue;
+            }
+            // Failures are the reader's to find.
+            let _ = self.ask_places(blob, chunk, |place| match place.source.is_signed() {
+                true => self.signed(place, blob, chunk).map(drop),
+                false => Ok(()),
+            });
+        }
+    }
+
     /// Asks one place after the other, those that failed lately last.
     fn ask_places<T>(
         &self,

@@ -220,7 +220,7 @@ impl LayerSource for EstargzSource {
     fn fetch(&self, layer: &Layer, extents: &[OwnedExtent]) {
         let chunks = extents.iter().map(|extent| chunk_of(&extent.borrowed()));
         let chunks: Option<Vec<Chunk>> = chunks.collect();
-        self.chunks.warm(&layer.blob, &chunks.unwrap_or_default());
+        self.chunks.ready(&layer.blob, &chunks.unwrap_or_default());
     }
 
     /// All in one request.
