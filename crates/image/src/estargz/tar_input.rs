@@ -204,7 +204,8 @@ fn describe<R: Read>(
         ..JsonEntry::default()
     };
     described.name = name;
-    described.modified = modified(header.mtime().map_err(WriteError::Input)? as i64, 0);
+    // The epoch, too: to containers/storage a file without a time is of now.
+    described.modified = time::format(header.mtime().map_err(WriteError::Input)? as i64, 0);
     extend(&mut described, records, entry.size())?;
     Ok(Some(described))
 }
@@ -266,7 +267,7 @@ fn extend(
             b"mtime" => {
                 let time = std::str::from_utf8(value).ok().and_then(pax_time);
                 let (seconds, nanos) = time.ok_or_else(malformed)?;
-                described.modified = modified(seconds, nanos);
+                described.modified = time::format(seconds, nanos);
             }
             // Where two readers of a tar see different lengths, one of them is deceived.
             b"size" if number(value)? != size => return Err(malformed()),
@@ -285,13 +286,6 @@ fn extend(
     }
     described.xattrs = (!xattrs.is_empty()).then_some(xattrs);
     Ok(())
-}
-
-fn modified(seconds: i64, nanos: u32) -> Option<String> {
-    if (seconds, nanos) == (0, 0) {
-        return None;
-    }
-    time::format(seconds, nanos)
 }
 
 /// Decimal seconds with a fraction, also before 1970.

@@ -5,7 +5,7 @@ use std::io::{Cursor, Write};
 use std::process::{Command, Stdio};
 
 use image::estargz::{
-    EntryKind, Format, Landmark, Options, WriteError, Written, write, write_prioritized,
+    EntryKind, Footer, Format, Landmark, Options, WriteError, Written, write, write_prioritized,
 };
 use image::{Digest, EMPTY_LAYER};
 use proptest::prelude::*;
@@ -465,6 +465,26 @@ proptest! {
             prop_assert_eq!(&lines, &expected);
             expected = of_tar(&tar);
         }
+    }
+}
+
+/// To containers/storage a file without a time is of now.
+#[test]
+fn the_epoch_is_a_time() {
+    let tar = tar_of(&[Made {
+        mtime: 0,
+        ..Made::file("f", b"f")
+    }]);
+    for format in FORMATS {
+        let (blob, _) = written(&tar, &Options::new(format));
+        let range = Footer::parse(&blob, blob.len() as u64)
+            .unwrap()
+            .toc_range()
+            .unwrap();
+        let toc = unpack(&blob[range.start as usize..range.end as usize], format);
+        let toc = String::from_utf8_lossy(&toc);
+        let stated = "\"modtime\":\"1970-01-01T00:00:00Z\"";
+        assert!(toc.contains(stated), "{toc}");
     }
 }
 
