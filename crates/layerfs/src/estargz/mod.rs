@@ -47,7 +47,7 @@ const BESIDE: u64 = 128 << 10;
 
 /// Parsed TOCs wait so long for their tree to be built, which follows at once.
 const PARSED: Duration = Duration::from_secs(60);
-const MAX_PARSED: usize = 16;
+const MAX_PARSED: usize = 8;
 
 /// What is fetched before anybody asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,7 +187,10 @@ impl LayerSource for EstargzSource {
             size: found.toc.entries().map(|entry| entry.size()).sum(),
             identity,
         };
-        self.remember(tree_key(&wanted.blob.digest, &located.identity), found);
+        let tree = tree_key(&wanted.blob.digest, &located.identity);
+        if !self.trees.contains(&tree) {
+            self.remember(tree, found);
+        }
         Ok(Some(located))
     }
 

@@ -9,18 +9,20 @@ use image::Digest;
 use image::estargz::{Codec, Footer, Limits, Toc, TocDigest};
 use registry::Tail;
 
-use super::blobs::BlobSource;
+use super::blobs::{BlobSource, TAIL};
 use crate::builds::lock;
 use crate::error::SourceError;
 use crate::metrics::LazyMetrics;
 use crate::source::{Blob, Wanted};
 
-/// Ends of blobs that are kept for a claim that is about to come.
-const MAX_KEPT: usize = 64;
+/// Blobs that were looked at ahead lately.
+const MAX_KEPT: usize = 512;
+/// Bytes of their ends that are kept for claims that are about to come.
+const MAX_BYTES: usize = 16 << 20;
 /// How long.
 const KEPT: Duration = Duration::from_secs(60);
 /// More is not fetched before it is asked for in earnest.
-const MAX_AHEAD: u64 = 16 << 20;
+const MAX_AHEAD: u64 = 2 << 20;
 
 /// A verified TOC.
 pub(super) struct FoundToc {
@@ -43,6 +45,16 @@ struct Slot {
     tail: Mutex<Option<Tail>>,
 }
 
+impl Slot {
+    /// What it holds; one that is being fetched counts as the usual end.
+    fn bytes(&self) -> usize {
+        let usual = usize::try_from(TAIL).unwrap_or(0);
+        self.tail.try_lock().map_or(usual, |tail| {
+            tail.as_ref().map_or(0, |tail| tail.bytes.len())
+        })
+    }
+}
+
 impl Ahead {
     /// Fetches footer and TOC of a blob that no signature vouches for. Nothing is verified yet: the
     /// digest comes with the claim.
@@ -61,7 +73,8 @@ impl Ahead {
         {
             let mut kept = lock(&self.kept);
             kept.retain(|_, slot| slot.asked.elapsed() < KEPT);
-            if kept.len() >= MAX_KEPT || kept.contains_key(&blob.digest) {
+            let bytes: usize = kept.values().map(|slot| slot.bytes()).sum();
+            if kept.len() >= MAX_KEPT || bytes >= MAX_BYTES || kept.contains_key(&blob.digest) {
                 return;
             }
             kept.insert(blob.digest, Arc::clone(&slot));
