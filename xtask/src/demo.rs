@@ -3,6 +3,7 @@
 
 mod client;
 mod disk;
+pub(crate) mod estargz;
 mod image;
 mod interrupt;
 mod job;

@@ -45,6 +45,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// The real stargz-snapshotter beside ours: same containerd, image and registry (docs/bench-estargz.md)
+    BenchEstargz(demo::estargz::Options),
     /// `test`, and a look at what it left mounted or running
     Ci,
     /// The architecture: which crate may import which, sole homes, sizes, names
@@ -85,6 +87,7 @@ fn run(command: Command) -> Result<()> {
                     .args(arguments),
             )
         }
+        Command::BenchEstargz(options) => demo::estargz::run(&options),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
         Command::Dist => dist::run(),

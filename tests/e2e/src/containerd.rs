@@ -28,6 +28,15 @@ pub enum Plugin {
         /// Its state.
         root: PathBuf,
     },
+    /// Another lazy snapshotter, set up as ours is.
+    Other {
+        /// As containerd is to call it.
+        name: &'static str,
+        /// Its socket.
+        socket: PathBuf,
+        /// Its state.
+        root: PathBuf,
+    },
 }
 
 impl Plugin {
@@ -36,6 +45,7 @@ impl Plugin {
         match self {
             Self::Overlayfs => "overlayfs",
             Self::Outcrop { .. } => "outcrop",
+            Self::Other { name, .. } => name,
         }
     }
 }
@@ -343,8 +353,12 @@ fn write_config(folder: &Path, version: Version, settings: &Settings) -> Result<
         fs::write(folder.join("certs.d/_default/hosts.toml"), hosts)?;
     }
     let mut config = base_config(folder, version);
-    if let Plugin::Outcrop { socket, root } = &settings.plugin {
-        config += &drop_in(version, socket, root)?;
+    match &settings.plugin {
+        Plugin::Overlayfs => {}
+        Plugin::Outcrop { socket, root } => config += &drop_in(version, socket, root)?,
+        Plugin::Other { name, socket, root } => {
+            config += &other(&drop_in(version, socket, root)?, name);
+        }
     }
     Ok(fs::write(folder.join("config.toml"), config)?)
 }
@@ -399,6 +413,24 @@ fn drop_in(version: Version, socket: &Path, root: &Path) -> Result<String> {
     Ok(text
         .replace(default_socket, &format!("\"{}\"", socket.display()))
         .replace(default_root, &format!("\"{}\"", root.display())))
+}
+
+/// Our drop-in as another snapshotter's, which has no differ of its own and does not say which mappings it can do.
+fn other(drop_in: &str, name: &str) -> String {
+    let mut text = String::new();
+    let mut is_ours = false;
+    for line in drop_in.lines() {
+        if line.starts_with('[') {
+            is_ours = line == "[proxy_plugins.outcrop-diff]" || line.contains("diff-service");
+        }
+        if !is_ours && !line.trim_start().starts_with("capabilities") {
+            text += &line
+                .replace("\"outcrop\"", &format!("\"{name}\""))
+                .replace("proxy_plugins.outcrop", &format!("proxy_plugins.{name}"));
+            text.push('\n');
+        }
+    }
+    text
 }
 
 /// Ends the shims that serve the containerd at `socket`, and their containers.
@@ -458,5 +490,28 @@ pub fn mounts_below(folder: &Path) -> Vec<PathBuf> {
 fn unmount_below(folder: &Path) {
     for point in mounts_below(folder).iter().rev() {
         let _ = unmount(point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_snapshotter_gets_our_settings_without_what_only_we_have() {
+        for version in Version::ALL {
+            let text = drop_in(version, Path::new("/one/socket"), Path::new("/one/root")).unwrap();
+            let text = other(&text, "stargz");
+            let code: Vec<&str> = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with('#'))
+                .collect();
+            assert!(code.contains(&"[proxy_plugins.stargz]"), "{text}");
+            assert!(code.contains(&"  snapshotter = \"stargz\""), "{text}");
+            assert!(code.contains(&"  address = \"/one/socket\""), "{text}");
+            for word in ["outcrop", "diff-service", "capabilities"] {
+                assert!(!code.iter().any(|line| line.contains(word)), "{text}");
+            }
+        }
     }
 }

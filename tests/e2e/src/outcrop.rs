@@ -119,6 +119,11 @@ impl Outcrop {
         }
     }
 
+    /// The daemon's process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The daemon's state.
     pub fn root(&self) -> PathBuf {
         self.folder.join("outcrop")

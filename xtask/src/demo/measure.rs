@@ -155,7 +155,7 @@ fn said(event: &str, started: Instant) -> Duration {
 }
 
 /// Mounts, processes and files of a folder that should be gone.
-fn left(folder: &Path) -> Vec<String> {
+pub(super) fn left(folder: &Path) -> Vec<String> {
     let mounts = containerd::mounts_below(folder);
     let mounts = mounts
         .iter()

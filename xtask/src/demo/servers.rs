@@ -49,9 +49,19 @@ pub(super) struct Sent {
 impl Servers {
     /// Serves a repository's directory and a registry's.
     pub(super) fn start(folder: &Path, repository: &Path, images: &Path) -> Result<Self> {
+        Self::start_with(folder, repository, images, &[])
+    }
+
+    /// As [`start`](Self::start), with more options.
+    pub(super) fn start_with(
+        folder: &Path,
+        repository: &Path,
+        images: &Path,
+        more: &[&str],
+    ) -> Result<Self> {
         let mut command = Command::new(binary("testkit")?);
         command.arg("serve").arg("--repository").arg(repository);
-        command.arg("--images").arg(images);
+        command.arg("--images").arg(images).args(more);
         let log = folder.join("testkit.log");
         let mut process = Child::start("testkit", command, &log)?;
         process.wait_until(LIMIT, || {
