@@ -119,7 +119,7 @@ fn sources(node: &Node, image: &Image) -> Vec<String> {
 }
 
 /// Bytes of layers that the registry sent.
-fn received(node: &Node) -> u64 {
+pub(crate) fn received(node: &Node) -> u64 {
     let requests = node.registry.requests_for("/blobs/");
     requests.iter().map(|request| request.bytes).sum()
 }

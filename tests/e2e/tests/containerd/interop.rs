@@ -1,13 +1,16 @@
 //! Lazy images that other tools make: `ctr-remote` of stargz-snapshotter, by a containerd with its own snapshotter.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::merged::Image;
 use e2e::{Containerd, Plugin, Runtime, Settings, child};
 use testkit::{Entry, EntryKind, Layer, Registry, Running};
 
+use crate::estargz::received;
 use crate::images::{World, base, image};
 use crate::node::Node;
+
+const PEER: &str = "registry.test/peer:1";
 
 /// Layers in which the tools have something to get wrong: several chunks, names of one file, whiteouts, attributes.
 fn layers() -> [Layer; 3] {
@@ -71,8 +74,7 @@ fn is_read(words: &[&str], runtimes: &[Runtime]) {
     let expected = expected.merged().unwrap();
     for runtime in runtimes {
         let node = Node::with_registry(runtime, &world, "[lazy]\nbackground_fetch = false\n");
-        let name = "registry.test/peer:1";
-        let output = node.output_of(name, &["/bin/cat", "/data/used"]);
+        let output = node.output_of(PEER, &["/bin/cat", "/data/used"]);
         assert_eq!(output, "used", "{}", node.outcrop.log());
         for snapshot in &peer.chain_ids {
             assert_eq!(
@@ -124,4 +126,43 @@ fn its_other_formats_too() {
     ] {
         is_read(words, &runtimes[runtimes.len() - 1..]);
     }
+}
+
+/// It runs the image, and puts first what the program reads; that comes with the pull, before any container asks.
+#[test]
+fn what_it_saw_a_container_read_is_fetched_with_the_pull() {
+    let built = image(layers());
+    let world = World::new(&[("one", &built)], []);
+    let registry = Registry::serving(&world.images()).start().unwrap();
+    let Some(runtime) = crate::runtimes().pop() else {
+        return;
+    };
+    let words = [
+        "optimize",
+        "--oci",
+        "--period",
+        "2",
+        "--entrypoint",
+        r#"["/bin/cat"]"#,
+        "--args",
+        r#"["/data/two-chunks"]"#,
+    ];
+    make(&runtime, &registry, &words);
+    let node = Node::with_registry(&runtime, &world, "");
+    node.cri().pull(PEER).unwrap();
+    // Tables of contents are far smaller, and the file is far larger.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while received(&node) < 1_500_000 {
+        assert!(
+            Instant::now() < deadline,
+            "{} bytes\n{}",
+            received(&node),
+            node.outcrop.log()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let peer = Image::read(&world.images(), "peer", "1").unwrap();
+    assert!(received(&node) < peer.layer_bytes * 9 / 10);
+    let output = node.output_of(PEER, &["/bin/cat", "/data/two-chunks"]);
+    assert_eq!(output, "000000000000000");
 }
