@@ -187,9 +187,10 @@ fn find_in(
         Err(image::estargz::Error::NoFooter) if expected.is_none() => return Ok(None),
         Err(error) => return Err(corrupt(error.to_string())),
     };
-    let range = footer
-        .toc_range()
-        .ok_or_else(|| corrupt("its TOC is in another image".to_owned()))?;
+    // Its TOC is in another image: without, it is an ordinary layer.
+    let Some(range) = footer.toc_range() else {
+        return Ok(None);
+    };
     let limits = Limits::default();
     if range.end - range.start > limits.compressed {
         return Err(corrupt("its TOC is too large".to_owned()));

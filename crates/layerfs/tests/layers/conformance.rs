@@ -5,7 +5,7 @@
 //!
 //! | case | shown by |
 //! |---|---|
-//! | footers of 51, 47, 46, 40 and 64 bytes | `image/conformance` `footers_of_all_kinds`, `footers_that_are_none`; blobs with each: `image/fixtures` |
+//! | footers of 51, 47, 46, 40 and 64 bytes | `image/conformance` `footers_of_all_kinds`, `footers_that_are_none`; blobs with each: `image/fixtures`; here `a_layer_with_its_toc_elsewhere_is_an_ordinary_one` |
 //! | a TOC that begins where the first read does, or a byte off | here `a_toc_at_the_edge_of_the_first_read` |
 //! | several chunks in a member (innerOffset) | here (all layers, style "shared"); `image/fixtures` `several_chunks_in_a_member` |
 //! | duplicate names | here layer "duplicates" |
@@ -428,6 +428,25 @@ fn a_blob_cut_short_is_refused() {
             "{cut}: {claimed:?}"
         );
     }
+}
+
+/// Without its TOC, which is in another image, it is an ordinary layer, and nothing of it is damaged.
+#[test]
+fn a_layer_with_its_toc_elsewhere_is_an_ordinary_one() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../image/tests/fixtures/estargz");
+    let mut layer = Lazy::new([Entry::file("x", "x")]);
+    layer.blob.blob = std::fs::read(fixtures.join("go-external")).unwrap();
+    layer.written.digest = Digest::of(&layer.blob.blob);
+    layer.blob.digest = layer.written.digest.to_string();
+    let layers = [layer];
+    let lazy = LazyWorld::with_registry(&layers);
+    let node = lazy.node();
+    let claimed = lazy.claim(&node, &layers);
+    assert!(
+        matches!(claimed, Err(Refusal::NotFound { .. })),
+        "{claimed:?}"
+    );
+    assert_eq!(node.metrics().lazy.bad_tocs.get(), 0);
 }
 
 /// The TOC is right, and says what the chunk is not.
