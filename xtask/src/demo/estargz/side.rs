@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Containerd, Runtime, Settings, containerd};
@@ -19,6 +19,9 @@ use crate::demo::servers::Servers;
 use crate::workload::Workload;
 
 const NAMESPACE: &str = "bench";
+
+/// How long containerd may take to reach a snapshotter that was started again.
+const REACHED: Duration = Duration::from_secs(60);
 
 /// What all runs of an image have in common.
 #[derive(Debug)]
@@ -39,6 +42,20 @@ pub(super) struct Measured {
     pub(super) runs: [Run; 2],
     /// Of what the job has computed.
     pub(super) result_digest: String,
+}
+
+/// containerd waits a while before it tries again a snapshotter that was away.
+fn reach(containerd: &Containerd) -> Result<()> {
+    let snapshotter = containerd.snapshotter();
+    let list = ["snapshots", "--snapshotter", snapshotter, "list"];
+    let started = Instant::now();
+    loop {
+        match containerd.ctr(NAMESPACE, &list) {
+            Ok(_) => return Ok(()),
+            Err(error) if started.elapsed() > REACHED => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
 }
 
 /// What is there while a side is measured.
@@ -118,6 +135,7 @@ impl Bench<'_> {
         // What a restart fetches counts.
         let before = side.servers.sent(&side.image)?.all;
         daemon.restart()?;
+        reach(side.containerd)?;
         let (mut warm, again) = self.run(side, daemon, State::Warm)?;
         warm.received_bytes -= before;
         ensure!(result == again, "{result} when cold, {again} when warm");
