@@ -170,11 +170,7 @@ fn find_in(
         });
     }
     let kept = (!source.is_signed()).then(|| ahead.take(blob)).flatten();
-    let tail = match kept {
-        Some(tail) => Some(tail),
-        None => source.tail(blob)?,
-    };
-    let Some(mut tail) = tail else {
+    let Some(mut tail) = kept.map_or_else(|| source.tail(blob), |tail| Ok(Some(tail)))? else {
         return Ok(None);
     };
     let corrupt = |reason: String| SourceError::Corrupt {
@@ -203,11 +199,16 @@ fn find_in(
         .get(within(range.start)..within(range.end))
         .ok_or_else(|| corrupt("its end did not come".to_owned()))?;
     let expected = expected.unwrap_or(&TocDigest::Unverified);
-    let toc = Toc::parse(bytes, &footer, expected, &limits)
-        .map_err(|error| corrupt(error.to_string()))?;
-    let unverifiable =
-        |chunk: &image::estargz::Chunk| chunk.digest.is_none() && chunk.codec != Codec::Zeros;
-    if !source.is_signed() && toc.chunks().iter().any(unverifiable) {
+    let toc = match Toc::parse(bytes, &footer, expected, &limits) {
+        Ok(toc) => toc,
+        // Not damaged: JSON cannot hold the name. The tar can, so it is an ordinary layer.
+        Err(error) if is_lost_name(&error) => {
+            tracing::info!(blob = %blob.digest, %error, "cannot be read piece by piece");
+            return Ok(None);
+        }
+        Err(error) => return Err(corrupt(error.to_string())),
+    };
+    if !source.is_signed() && !is_verifiable(&toc) {
         return Err(corrupt(
             "its TOC has no digests for chunks (legacy stargz), and no signature vouches for them"
                 .to_owned(),
@@ -218,4 +219,20 @@ fn find_in(
         trusted: source.is_trusted(),
         place,
     }))
+}
+
+fn is_verifiable(toc: &Toc) -> bool {
+    let mut chunks = toc.chunks().iter();
+    chunks.all(|chunk| chunk.digest.is_some() || chunk.codec == Codec::Zeros)
+}
+
+fn is_lost_name(error: &image::estargz::Error) -> bool {
+    use image::estargz::{EntryFault, Error};
+    matches!(
+        error,
+        Error::Entry {
+            fault: EntryFault::LostName,
+            ..
+        }
+    )
 }

@@ -18,7 +18,7 @@
 //! | more than 4 MiB with a short last chunk; exactly n × 4 MiB | here layer "sizes"; `image/written` `large_files_in_chunks_of_four_mebibytes` |
 //! | extended attributes with binary values | here layer "attributes" |
 //! | the epoch, before it, and no time at all | here layer "attributes", `what_other_writers_leave_out` |
-//! | names that are not UTF-8 (JSON of Go loses them) | here `tocs_that_are_refused`; `image/written` `what_cannot_be_written` |
+//! | names that are not UTF-8 (JSON of Go loses them) | here `a_layer_with_a_lost_name_is_an_ordinary_one`; `image/hostile` `entries_that_are_refused`; `image/written` `what_cannot_be_written` |
 //! | inherited user names | here `what_other_writers_leave_out`; `image/conformance` `names_are_inherited_and_numbers_count` |
 //! | wrong digest of the TOC | `estargz_faults` `another_toc_than_the_image_states_is_refused`, `a_bad_toc_of_one_source_is_taken_from_the_next` |
 //! | wrong digest of a chunk | here `a_wrong_digest_is_an_error_of_its_chunk`; `estargz_faults` `a_wrong_chunk_…`; `e2e/estargz` `a_wrong_chunk_is_an_error_of_that_read_only` |
@@ -365,10 +365,6 @@ fn tocs_that_are_refused() {
     };
     let circle = format!("{},{}", link("x", "y"), link("y", "x"));
     let refused = [
-        (
-            "lost name",
-            sample().with(r#"{"name":"caf\ufffd","type":"dir"}"#),
-        ),
         ("socket", sample().with(r#"{"name":"s","type":"socket"}"#)),
         ("circle", sample().with(&circle)),
         ("offset beyond the TOC", sample().replaced(&offset, &beyond)),
@@ -428,6 +424,19 @@ fn a_blob_cut_short_is_refused() {
             "{cut}: {claimed:?}"
         );
     }
+}
+
+/// The tar has the name that JSON of Go lost.
+#[test]
+fn a_layer_with_a_lost_name_is_an_ordinary_one() {
+    let edited = Edited::new([Entry::file("x", "x")]);
+    let layers = [edited.with(r#"{"name":"caf\ufffd","type":"dir"}"#).finish()];
+    let lazy = LazyWorld::with_registry(&layers);
+    let claimed = lazy.claim(&lazy.node(), &layers);
+    assert!(
+        matches!(claimed, Err(Refusal::NotFound { .. })),
+        "{claimed:?}"
+    );
 }
 
 /// Without its TOC, which is in another image, it is an ordinary layer, and nothing of it is damaged.
