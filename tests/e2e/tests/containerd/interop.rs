@@ -25,7 +25,7 @@ fn layers() -> [Layer; 3] {
             Entry::directory("data").mode(0o750).owner(3, 4),
             Entry::file("data/chunks", lines(600_000)),
             Entry::file("data/two-chunks", lines(524_288)),
-            Entry::file("data/empty", ""),
+            Entry::file("data/empty", "").mtime(0, 0),
             Entry::file("data/tool", "#!/bin/sh\n")
                 .mode(0o4755)
                 .xattr("security.capability", capability),
