@@ -387,7 +387,7 @@ mod tests {
                   --s3-credentials <FILE>  File with CVMFS_S3_ACCESS_KEY= and CVMFS_S3_SECRET_KEY= [default:
                                            AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN of the
                                            environment]
-                  --wait <TIME>            Wait so long for another publisher to finish [default: 60s]
+                  --wait <TIME>            Wait so long for another publisher to finish [default: 90s]
                   --grace <TIME>           Keep revisions that were the newest within this time: clients may
                                            still show them [default: 3d]
                   --keep <NUMBER>          Keep so many of the newest revisions whatever their age [default: 1]

@@ -59,8 +59,8 @@ pub struct WritableBackend {
     /// Which one.
     #[command(flatten)]
     pub backend: Backend,
-    /// Wait so long for another publisher to finish
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    /// Wait so long for another publisher to finish; a killed one counts for a minute in S3
+    #[arg(long, value_name = "TIME", default_value = "90s", value_parser = duration)]
     pub wait: Duration,
 }
 

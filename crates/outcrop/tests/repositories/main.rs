@@ -479,7 +479,7 @@ fn a_backend_that_may_not_be_written_is_said_so_and_stays_as_it_was() {
             3,
             &[
                 "cannot be written",
-                "hint: publish as a user who may write there",
+                "hint: is it mounted read-only? else publish as a user who may write there",
             ],
         );
     }

@@ -81,7 +81,7 @@ impl Round<'_> {
         let objects = ObjectStore::new(
             repository.storage().clone(),
             repository.algorithm(),
-            Options::new(backend::threads(args.threads), scratch),
+            store_options(args, scratch),
         )?;
         Ok(RepositoryBackend {
             repository,
@@ -309,4 +309,19 @@ fn plain_http(list: &Wishlist) -> Vec<String> {
     let entries = list.images.iter().filter(|entry| entry.plain_http);
     let hosts: BTreeSet<_> = entries.map(|entry| entry.registry().to_owned()).collect();
     hosts.into_iter().collect()
+}
+
+/// Objects on their way. Larger amounts make nothing faster; peak memory is some three times as much.
+const MEMORY: u64 = 128 << 20;
+
+/// Each waits for the server's answer.
+const UPLOADS: usize = 16;
+
+fn store_options(args: &PublishArgs, scratch: std::path::PathBuf) -> Options {
+    let remote = args.backend.backend.repository.starts_with("s3+");
+    Options {
+        memory_limit: MEMORY,
+        upload_threads: if remote { UPLOADS } else { 0 },
+        ..Options::new(backend::threads(args.threads), scratch)
+    }
 }
