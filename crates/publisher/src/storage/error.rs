@@ -107,7 +107,9 @@ impl StorageError {
             Self::Full { .. } => Some(
                 "make room, or collect garbage with `outcrop repository gc`; the last revision is intact",
             ),
-            Self::ReadOnly { .. } => Some("is it mounted read-only? else publish as a user who may write there"),
+            Self::ReadOnly { .. } => {
+                Some("is it mounted read-only? else publish as a user who may write there")
+            }
             Self::Denied { .. } => Some("check access key, secret and the bucket's policy"),
             Self::Unavailable { .. } => Some("try again later; the last revision is intact"),
             Self::LockLost { .. } => Some("publish again; nothing was changed"),
