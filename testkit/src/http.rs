@@ -9,8 +9,8 @@ use std::sync::Arc;
 const MAX_LINE: u64 = 16 << 10;
 /// Most accepted header lines.
 const MAX_HEADERS: usize = 200;
-/// Longest accepted request body: control requests, and chunks of uploads.
-const MAX_BODY: u64 = 64 << 20;
+/// Longest accepted request body: control requests, and uploads, which some clients send whole.
+const MAX_BODY: u64 = 1 << 30;
 
 /// Header lines in their order.
 pub type Headers = Vec<(String, String)>;

@@ -153,7 +153,9 @@ impl Bench<'_> {
         let started = Instant::now();
         containerd.pull(NAMESPACE, &reference)?;
         let pulled = started.elapsed();
-        let output = self.start(containerd, &reference, container)?;
+        self.create(containerd, &reference, container)?;
+        let created = started.elapsed();
+        let output = start(containerd, container)?;
         let ended = || {
             let tasks = containerd.ctr(NAMESPACE, &["tasks", "list"])?;
             Ok(tasks.contains("STOPPED"))
@@ -165,9 +167,10 @@ impl Bench<'_> {
         let used = daemon.used()?;
         let sent = side.servers.sent(&side.image)?;
         println!(
-            "  {}: pulled after {:.3} s, first output after {:.3} s, result after {:.3} s",
+            "  {}: pulled after {:.3} s, container after {:.3} s, first output after {:.3} s, result after {:.3} s",
             state.name(),
             pulled.as_secs_f64(),
+            created.as_secs_f64(),
             startup.as_secs_f64(),
             total.as_secs_f64(),
         );
@@ -187,20 +190,24 @@ impl Bench<'_> {
         Ok((run, job::digest(&line)?))
     }
 
-    fn start(&self, containerd: &Containerd, image: &str, container: &str) -> Result<Output> {
+    fn create(&self, containerd: &Containerd, image: &str, container: &str) -> Result<()> {
         let snapshotter = containerd.snapshotter();
         let create = ["containers", "create", "--snapshotter", snapshotter];
         let events = self.options.events.to_string();
         let command = [&Workload::COMMAND[..], &[&events]].concat();
         let arguments = [&create[..], &[image, container], &command].concat();
-        containerd.ctr(NAMESPACE, &arguments)?;
-        let file = containerd.folder().join(format!("{container}.out"));
-        let log = format!("file://{}", file.display());
-        let start = ["tasks", "start", "--detach", "--log-uri", &log, container];
-        containerd.ctr(NAMESPACE, &start)?;
-        Ok(Output {
-            file,
-            form: Form::Plain,
-        })
+        containerd.ctr(NAMESPACE, &arguments).map(drop)
     }
+}
+
+/// Does not wait for the end.
+fn start(containerd: &Containerd, container: &str) -> Result<Output> {
+    let file = containerd.folder().join(format!("{container}.out"));
+    let log = format!("file://{}", file.display());
+    let start = ["tasks", "start", "--detach", "--log-uri", &log, container];
+    containerd.ctr(NAMESPACE, &start)?;
+    Ok(Output {
+        file,
+        form: Form::Plain,
+    })
 }
