@@ -269,14 +269,13 @@ impl Layers {
     /// # Errors
     /// Why the layer cannot be served lazily.
     pub fn claim(&self, request: &LayerRequest) -> Result<Claimed, Refusal> {
+        // At once: what the first layer waits for, the others wait for meanwhile.
+        self.resolve_ahead(request);
         let claimed = self.inner.claim(request);
         match &claimed {
             Ok(_) => self.inner.metrics.claimed.inc(),
             Err(_) => self.inner.metrics.refused.inc(),
         };
-        if claimed.is_ok() {
-            self.resolve_ahead(request);
-        }
         claimed
     }
 

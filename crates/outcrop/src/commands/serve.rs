@@ -30,8 +30,14 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Error> {
     let runtime = wiring::runtime()?;
     let cache = wiring::open_cache(&config.cache_directory, config.cache_quota)?;
     let entries = wiring::repositories(&config)?;
-    if entries.is_empty() {
-        tracing::warn!("no repository is configured: every layer is pulled the ordinary way");
+    match (entries.is_empty(), &config.registry) {
+        (false, _) => {}
+        (true, Some(_)) => tracing::warn!(
+            "no repository is configured: lazy are only layers that can be read piece by piece from their registry"
+        ),
+        (true, None) => {
+            tracing::warn!("no repository is configured: every layer is pulled the ordinary way");
+        }
     }
     let layers = layers(&config, &entries, &cache, runtime.handle())?;
     let served = serve(&config, &entries, layers, listener, &runtime);
