@@ -59,7 +59,7 @@ pub struct WritableBackend {
     /// Which one.
     #[command(flatten)]
     pub backend: Backend,
-    /// Wait so long for another publisher to finish; a killed one counts for a minute in S3
+    /// Wait so long for another publisher to finish
     #[arg(long, value_name = "TIME", default_value = "90s", value_parser = duration)]
     pub wait: Duration,
 }

@@ -158,12 +158,12 @@ mod tests {
             (
                 io::ErrorKind::ReadOnlyFilesystem,
                 Kind::Config,
-                Some("publish as"),
+                Some("is it mounted read-only?"),
             ),
             (
                 io::ErrorKind::PermissionDenied,
                 Kind::Config,
-                Some("publish as"),
+                Some("is it mounted read-only?"),
             ),
             (io::ErrorKind::TimedOut, Kind::Unavailable, None),
         ] {
