@@ -331,7 +331,7 @@ mod tests {
             "GET\r\n\r\n",
             "GET / HTTP/1.1\r\nx\r\n\r\n",
             "GET / HTTP/1.1\r\n",
-            "GET / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
         ] {
             assert!(read_request(&mut text.as_bytes()).is_err(), "{text:?}");
         }
