@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use image::{Digest, MAX_DOCUMENT_BYTES, Platform, repository_layout};
 use serde::{Deserialize, Serialize};
 
+use crate::any_manifest::AnyManifest;
 use crate::error::Error;
 use crate::layouts::Layout;
 use crate::repository::Repository;
@@ -162,23 +163,6 @@ impl Found {
         }
         Ok(layouts)
     }
-}
-
-/// An image's manifest. DUCC writes it anew with capital letters.
-#[derive(Deserialize)]
-struct AnyManifest {
-    #[serde(alias = "Config")]
-    config: Named,
-    #[serde(alias = "Layers")]
-    layers: Vec<Named>,
-}
-
-#[derive(Deserialize)]
-struct Named {
-    #[serde(alias = "Digest")]
-    digest: Digest,
-    #[serde(alias = "Size", default)]
-    size: u64,
 }
 
 #[derive(Deserialize)]

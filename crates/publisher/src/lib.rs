@@ -1,5 +1,6 @@
 //! Turns container images into content of a CVMFS repository, and keeps such a repository.
 
+mod any_manifest;
 mod catalog;
 mod certificate;
 mod check;

@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 
 use image::{Digest, MAX_DOCUMENT_BYTES, Reference};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::any_manifest::AnyManifest;
 use crate::error::Error;
 use crate::history::NewTag;
 use crate::layouts::metadata::{directory, image_name};
@@ -187,21 +188,6 @@ impl<C: Changes> Removal<'_, C> {
         }
         Ok(())
     }
-}
-
-/// An image's manifest. DUCC writes it anew with capital letters.
-#[derive(Deserialize)]
-struct AnyManifest {
-    #[serde(alias = "Config")]
-    config: Named,
-    #[serde(alias = "Layers")]
-    layers: Vec<Named>,
-}
-
-#[derive(Deserialize)]
-struct Named {
-    #[serde(alias = "Digest")]
-    digest: Digest,
 }
 
 /// What some image names.

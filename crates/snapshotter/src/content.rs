@@ -13,11 +13,11 @@ use hyper_util::rt::TokioIo;
 use image::{Digest, ImageConfig, Manifest};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
-use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Streaming};
 
 use crate::api::content::content_client::ContentClient;
-use crate::api::content::{Info, ListContentRequest, ReadContentRequest};
+use crate::api::content::{Info, ListContentRequest, ReadContentRequest, ReadContentResponse};
 use crate::claim::Candidate;
 use crate::labels::lazy_annotations;
 use crate::layers::ImageLayer;
@@ -243,29 +243,37 @@ impl ContentStore {
     }
 
     async fn read(&self, namespace: &str, digest: &Digest) -> Result<Vec<u8>, ContentError> {
-        let request = ReadContentRequest {
-            digest: digest.to_string(),
-            offset: 0,
-            size: 0,
-        };
-        let mut stream = self
-            .client
-            .clone()
-            .read(in_namespace(namespace, request)?)
-            .await?
-            .into_inner();
-        let mut bytes = Vec::new();
-        while let Some(part) = stream.message().await? {
-            if bytes.len() + part.data.len() > image::MAX_DOCUMENT_BYTES {
-                return Err(ContentError::TooLong {
-                    digest: digest.to_string(),
-                    limit: image::MAX_DOCUMENT_BYTES,
-                });
-            }
-            bytes.extend_from_slice(&part.data);
-        }
-        Ok(bytes)
+        let request = in_namespace(namespace, document_request(digest))?;
+        let mut parts = self.client.clone().read(request).await?.into_inner();
+        document(&mut parts, digest).await
     }
+}
+
+/// Asks for the whole of a blob.
+pub(crate) fn document_request(digest: &Digest) -> ReadContentRequest {
+    ReadContentRequest {
+        digest: digest.to_string(),
+        offset: 0,
+        size: 0,
+    }
+}
+
+/// What comes of [`document_request`], bounded: manifests and configurations are short.
+pub(crate) async fn document(
+    parts: &mut Streaming<ReadContentResponse>,
+    digest: &Digest,
+) -> Result<Vec<u8>, ContentError> {
+    let mut bytes = Vec::new();
+    while let Some(part) = parts.message().await? {
+        if bytes.len() + part.data.len() > image::MAX_DOCUMENT_BYTES {
+            return Err(ContentError::TooLong {
+                digest: digest.to_string(),
+                limit: image::MAX_DOCUMENT_BYTES,
+            });
+        }
+        bytes.extend_from_slice(&part.data);
+    }
+    Ok(bytes)
 }
 
 /// A connection to containerd, made at the first use. To be called within a runtime.

@@ -46,7 +46,7 @@ pub const SOURCE: &str = "containerd.io/snapshot/outcrop.source";
 pub const TREE: &str = "containerd.io/snapshot/outcrop.tree";
 /// Ours: digest of a lazy layer's blob.
 pub const LAYER: &str = "containerd.io/snapshot/outcrop.layer";
-/// Ours: bytes of a lazy layer's files.
+/// Ours: bytes of a lazy layer, as its source states them: of its files, or (DUCC) of its tar.
 pub const HELD: &str = "containerd.io/snapshot/outcrop.held-bytes";
 /// Ours: bytes of them that were read since the daemon's start, whole objects or chunks.
 pub const READ: &str = "containerd.io/snapshot/outcrop.read-bytes";

@@ -11,13 +11,12 @@ use tonic::{Request, Status};
 use super::{ExplainError, Question};
 use crate::api::containers::containers_client::ContainersClient;
 use crate::api::containers::{Container, GetContainerRequest, ListContainersRequest};
-use crate::api::content::ReadContentRequest;
 use crate::api::content::content_client::ContentClient;
 use crate::api::images::GetImageRequest;
 use crate::api::images::images_client::ImagesClient;
 use crate::api::snapshots::StatSnapshotRequest;
 use crate::api::snapshots::snapshots_client::SnapshotsClient;
-use crate::content::{NAMESPACE_HEADER, channel};
+use crate::content::{ContentError, NAMESPACE_HEADER, channel, document, document_request};
 use crate::labels::Labels;
 
 /// As little of a name as identifies a container to people.
@@ -129,20 +128,14 @@ impl Client {
     /// A document of the content store.
     pub(super) fn read(&self, digest: &Digest) -> Result<Vec<u8>, ExplainError> {
         let mut content = ContentClient::new(self.channel.clone());
-        let request = ReadContentRequest {
-            digest: digest.to_string(),
-            ..ReadContentRequest::default()
-        };
-        self.ask(request, async |request| {
+        self.ask(document_request(digest), async |request| {
             let mut parts = content.read(request).await?.into_inner();
-            let mut bytes = Vec::new();
-            while let Some(part) = parts.message().await? {
-                if bytes.len() + part.data.len() > image::MAX_DOCUMENT_BYTES {
-                    return Err(Status::out_of_range(format!("{digest} is too long")));
-                }
-                bytes.extend_from_slice(&part.data);
-            }
-            Ok(bytes)
+            document(&mut parts, digest)
+                .await
+                .map_err(|error| match error {
+                    ContentError::Rpc(status) => *status,
+                    error => Status::out_of_range(error.to_string()),
+                })
         })
     }
 }
