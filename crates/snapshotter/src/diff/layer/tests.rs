@@ -213,6 +213,13 @@ fn large_owners_and_old_times_are_kept() {
         .unwrap();
     assert_eq!(path.metadata().unwrap().mtime(), -86_400);
     let bytes = layer_of(directory.path()).unwrap();
+    // Not only in the header's binary form, which is no part of the standard.
+    for record in ["uid=3000000000\n", "gid=5000000\n", "mtime=-86400\n"] {
+        let found = bytes
+            .windows(record.len())
+            .any(|at| at == record.as_bytes());
+        assert!(found, "{record}");
+    }
     let extracted = tempfile::tempdir().unwrap();
     let archive = extracted.path().join("layer.tar");
     fs::write(&archive, bytes).unwrap();
