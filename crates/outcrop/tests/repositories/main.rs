@@ -5,7 +5,7 @@ mod converting;
 mod site;
 
 use serde_json::Value;
-use site::{Ended, FQRN, NAME, Site, image, names, outcrop};
+use site::{Ended, FQRN, NAME, SHARED, Site, image, names, outcrop};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -189,13 +189,7 @@ fn info_says_what_a_repository_is_and_warns_of_its_end() {
 fn a_damaged_object_is_named_and_the_code_is_5() {
     let site = Site::new();
     site.publish("one").success();
-    let object = site.objects().into_iter().find(|path| {
-        // Of a file: longer than a certificate's and without a letter.
-        path.to_str()
-            .unwrap()
-            .ends_with(|last: char| last.is_ascii_hexdigit() && !last.is_uppercase())
-    });
-    let object = object.unwrap();
+    let object = site.object_of(SHARED.as_bytes());
     let name = object
         .strip_prefix(site.path("repository"))
         .unwrap()

@@ -1,5 +1,6 @@
 //! A directory with keys, a repository and images, and the program on it.
 
+use cvmfs::{Compression, ContentHash, Suffix};
 use publisher::{Keys, Repository, open_storage};
 use serde_json::Value;
 use std::fs;
@@ -133,13 +134,31 @@ impl Site {
         objects.sort();
         objects
     }
+
+    /// The object with a file's content. Notes of our own would be another with each publication: they state its time.
+    pub(crate) fn object_of(&self, content: &[u8]) -> PathBuf {
+        let repository = self.open();
+        let found = self.objects().into_iter().find(|path| {
+            let name = path.strip_prefix(self.path("repository/data")).unwrap();
+            let hash = name.to_str().unwrap().replace('/', "");
+            let Ok(hash) = ContentHash::parse(&hash) else {
+                return false;
+            };
+            let read = |encoding| repository.read_object(&hash, Suffix::Bulk, encoding, LIMIT);
+            read(Compression::Zlib).is_ok_and(|bytes| bytes == content)
+        });
+        found.unwrap()
+    }
 }
 
+/// Of an object that is looked at.
+const LIMIT: u64 = 1 << 20;
+
+/// A file that all images here have.
+pub(crate) const SHARED: &str = concat!("for all\n", "for all, and a bit longer\n");
+
 pub(crate) fn image(tag: &str) -> Image {
-    let shared = Layer::new([
-        Entry::directory("usr"),
-        Entry::file("usr/shared", "for all\n".repeat(1000)),
-    ]);
+    let shared = Layer::new([Entry::directory("usr"), Entry::file("usr/shared", SHARED)]);
     let own = Layer::new([Entry::file("etc/own", format!("only {tag}\n").repeat(1000))]);
     ImageBuilder::new()
         .layer(shared)

@@ -35,7 +35,7 @@ pub(super) fn run(args: &CheckRepositoryArgs, out: &mut dyn Write) -> Result<(),
             let found = count(number as u64, "finding");
             let message = format!("{}: {found}", repository.storage().location());
             Err(Error::new(Kind::Corrupt, message).hint(
-                "delete what is damaged, then publish the image again with --again: what is missing is stored anew",
+                "delete what is damaged, then publish the image again with --again: its files are stored anew; an old revision's own notes are not, it goes with `gc`",
             ))
         }
     }
